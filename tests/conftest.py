@@ -1,0 +1,37 @@
+"""What every test shares: one torch thread, the skip rules for GPUs and for files kept outside the repository."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import pytest
+import torch
+
+OUTSIDE = Path(__file__).resolve().parents[2] / "shared"
+
+
+def pytest_configure(config):
+    torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no GPU here"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """Path of a file kept beside the repository (fixtures, photographs, weights), or a skip that says which."""
+
+    def find(name: str) -> Path:
+        path = OUTSIDE / name
+        if not path.exists():
+            pytest.skip(f"{name} is not here")
+        return path
+
+    return find

@@ -1,0 +1,96 @@
+import numpy as np
+import pytest
+import torch
+
+from tests.heatmaps import oracle_maps as oracle
+from tests.heatmaps.nets import Forwards, ask, convolutional, deep, normalised, pooled, state_of
+from xseg.errors import UsageError
+from xseg.heatmaps import methods
+
+PAIRS = [(1, 1), (0, 3), (1, 0), (2, 2), (1, 3)]
+
+
+@pytest.mark.parametrize("make", [pooled, convolutional])
+def test_grad_cam_is_cam_over_the_area_where_a_mean_and_a_linear_head_follow(make):
+    classifier, query = make(), ask(normalised(3), PAIRS)
+    cam = methods.create("cam")(classifier, query)
+    grad_cam = methods.create("grad-cam")(classifier, query)
+    torch.testing.assert_close(grad_cam * cam[0].numel(), cam, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(32, 40), (35, 49)])
+def test_grad_cam_equals_the_hand_derived_gradient_of_a_deeper_head(shape):
+    classifier, images = deep(), normalised(3, *shape)
+    found = methods.create("grad-cam", ["relu=false"])(classifier, ask(images, PAIRS)).numpy()
+    for (image, target), grad_cam in zip(PAIRS, found, strict=True):
+        maps, gradient = oracle.deep_gradient(state_of(classifier), images[image].double().numpy(), target)
+        expected = (gradient.mean((1, 2))[:, None, None] * maps).sum(0)
+        np.testing.assert_allclose(grad_cam, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(32, 40), (35, 49)])
+def test_layer_cam_equals_the_hand_derived_gradient_of_a_deeper_head(shape):
+    classifier, images = deep(), normalised(3, *shape)
+    found = methods.create("layer-cam")(classifier, ask(images, PAIRS)).numpy()
+    for (image, target), layer_cam in zip(PAIRS, found, strict=True):
+        maps, gradient = oracle.deep_gradient(state_of(classifier), images[image].double().numpy(), target)
+        expected = np.maximum((np.maximum(gradient, 0) * maps).sum(0), 0)
+        np.testing.assert_allclose(layer_cam, expected, atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["grad-cam", "layer-cam"])
+def test_a_layer_before_an_in_place_operation_keeps_its_own_output(name):
+    classifier, images = pooled(), normalised(1)
+    found = methods.create(name, ["relu=false"])(classifier, ask(images, [(0, 1)], layer="features.0"))
+    net = classifier.net
+    values = net.features[0](images).detach().requires_grad_()
+    hidden = torch.relu(net.features[2](torch.relu(values)))
+    (gradient,) = torch.autograd.grad(net.fc(hidden.mean((2, 3)))[0, 1], values)
+    weight = gradient.mean((2, 3), keepdim=True) if name == "grad-cam" else gradient.relu()
+    torch.testing.assert_close(found, (weight * values.detach()).sum(1), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cam", "grad-cam", "layer-cam", "input-x-gradient"])
+def test_twenty_classes_take_one_forward_pass(name):
+    classifier = pooled([f"class{k}" for k in range(20)])
+    query = ask(normalised(2), [(i, k) for k in range(20) for i in range(2)])
+    with Forwards(classifier) as whole, Forwards(classifier.net.features[0]) as first:
+        methods.create(name)(classifier, query)
+    assert (whole.count, first.count) == (1, 1)
+
+
+def test_nothing_below_the_target_layer_is_differentiated(monkeypatch):
+    classifier, asked = pooled(), []
+    real = torch.autograd.grad
+
+    def spy(outputs, inputs, *args, **kwargs):
+        asked.append(inputs)
+        return real(outputs, inputs, *args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "grad", spy)
+    methods.create("grad-cam")(classifier, ask(normalised(1), [(0, 0)]))
+    assert [leaf.grad_fn for leaf in asked] == [None]
+
+
+def test_a_layer_without_places_is_refused_with_its_shape():
+    classifier = deep()
+    reason = methods.create("grad-cam").serves(classifier, "fc1")
+    assert "fc1 (Linear)" in reason
+    assert "(1, 7)" in reason
+    assert "input-x-gradient" in reason
+    with pytest.raises(UsageError, match="fc1"):
+        methods.create("layer-cam")(classifier, ask(normalised(1), [(0, 0)], layer="fc1"))
+
+
+def test_a_network_with_channels_last_is_refused():
+    classifier = pooled()
+    classifier.net.output_fmt = "NHWC"
+    assert "channels last" in methods.create("grad-cam").serves(classifier)
+
+
+def test_a_layer_that_is_never_run_is_refused():
+    classifier = pooled()
+    classifier.net.pool.spare = torch.nn.ReLU()
+    for name in ("cam", "grad-cam"):
+        with pytest.raises(UsageError, match=r"pool\.spare"):
+            methods.create(name)(classifier, ask(normalised(1), [(0, 0)], layer="pool.spare"))

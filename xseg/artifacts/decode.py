@@ -1,0 +1,220 @@
+"""HDF5 to records: one opened part, checked against the schema, with every image verified as it is read."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, BinaryIO
+
+import h5py
+import numpy as np
+
+from xseg.artifacts.encode import array_digest
+from xseg.artifacts.guard import walk
+from xseg.artifacts.header import Header, WorkList, parse_header, sha256
+from xseg.artifacts.record import Failure, Record, check_name
+from xseg.artifacts.schema import KINDS, Ragged
+from xseg.errors import BadInput
+
+_DAMAGED = "make it again, or copy it again from where it came"
+
+
+class Part:
+    """One HDF5 file, open for reading: a whole artifact or a part of one. Use it in a `with`."""
+
+    def __init__(self, source: Path | BinaryIO, where: str) -> None:
+        """Open and check `source`.
+
+        Args:
+            source: a path, or a seekable binary file that holds exactly one HDF5 file.
+            where: name for messages.
+
+        Raises:
+            BadInput: not an artifact, or a damaged one.
+        """
+        self.where = where
+        try:
+            if isinstance(source, Path):
+                # Published artifacts never change, so no lock is needed; locks fail on some network disks.
+                self._file = h5py.File(source, "r", locking=False)
+            else:
+                self._file = h5py.File(source, "r")
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BadInput(f"{where}: unreadable HDF5 ({_first_line(error)})", _DAMAGED) from error
+        try:
+            self._check()
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self) -> None:
+        try:
+            walk(self._file, self.where)
+            attributes = _read_attributes(self._file)
+            kind = KINDS.get(str(attributes.get("kind")))
+            self.header = parse_header(attributes, self.where, self._work() if kind and kind.per_image else None)
+            self._attributes = attributes
+            if KINDS[self.header.kind].per_image:
+                self._read_images()
+        except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+            raise BadInput(f"{self.where}: damaged or incomplete ({_first_line(error)})", _DAMAGED) from error
+
+    def __enter__(self) -> "Part":
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __len__(self) -> int:
+        """Number of images stored."""
+        return len(self.ids)
+
+    def _work(self) -> WorkList:
+        attributes = _read_attributes(self._file["images"])
+        return WorkList(int(attributes["total"]), str(attributes["worklist_sha256"]))
+
+    def _read_images(self) -> None:
+        images = self._file["images"]
+        self.ids = [check_name(text, "id", self.where) for text in _texts(images["id"])]
+        self.paths = [check_name(text, "path", self.where) for text in _texts(images["path"])]
+        self.sources, self.digests = _texts(images["source"]), _texts(images["digest"])
+        self.index = images["index"][()].astype(np.int64)
+        self.sizes = images["size"][()]
+        self.labels = images["labels"][()]
+        failures = self._file["failures"]
+        rows = zip(failures["index"][()].tolist(), _texts(failures["id"]), _texts(failures["reason"]), strict=True)
+        self.failures = [Failure(index, check_name(name, "id", self.where), reason) for index, name, reason in rows]
+        count, total = len(self.ids), self._work().total
+        for name, found in {"path": self.paths, "source": self.sources, "digest": self.digests, "index": self.index}.items():
+            self._require(len(found) == count, f"images/{name} has {len(found)} entries, images/id {count}")
+        self._require(self.sizes.shape == (count, 2), "images/size is not (N, 2)")
+        self._require(self.labels.shape == (count, len(self.header.classes)), "images/labels is not (N, C)")
+        self._require(self.labels.dtype == np.uint8, "images/labels is not uint8")
+        indices = [*self.index.tolist(), *(failure.index for failure in self.failures)]
+        self._require(all(0 <= index < total for index in indices), "an index lies outside the work list")
+        self._arrays = {
+            ragged.name: _RaggedReader(self._file, ragged, count, self._require)
+            for ragged in KINDS[self.header.kind].arrays
+            if ragged.required or ragged.name in self._file
+        }
+
+    def _require(self, condition: bool, problem: str) -> None:
+        if not condition:
+            raise BadInput(f"{self.where}: {problem}", f"list every problem with: xseg validate {self.where}")
+
+    def record(self, position: int) -> Record:
+        """The image at `position` (0..len-1, in stored order), verified against its digest.
+
+        Raises:
+            BadInput: the values are not those that were written.
+        """
+        try:
+            arrays = {name: value for ragged in self._arrays.values() for name, value in ragged.read(position)}
+        except (OSError, RuntimeError, ValueError) as error:
+            raise BadInput(f"{self.where}: {self.ids[position]}: {_first_line(error)}", _DAMAGED) from error
+        height, width = (int(side) for side in self.sizes[position])
+        record = Record(
+            int(self.index[position]),
+            self.ids[position],
+            self.paths[position],
+            (height, width),
+            self.sources[position],
+            self.labels[position],
+            arrays,
+        )
+        if record.digest != self.digests[position]:
+            raise BadInput(f"{self.where}: the data of {record.id} is damaged (its digest does not match)", _DAMAGED)
+        return record
+
+    def records(self) -> Iterator[Record]:
+        """Every image, in stored order, verified."""
+        return (self.record(position) for position in range(len(self)))
+
+    def content(self) -> str:
+        """The digest of what is there, computed anew from the stored image digests or weights."""
+        kind = KINDS[self.header.kind]
+        if kind.per_image:
+            return self.header.content(self.digests[i] for i in np.argsort(self.index, kind="stable"))
+        if kind.weights:
+            digests = [array_digest(key, array) for key, array in self.weights().items()]
+            return self.header.content([sha256("config", self.config()), *digests])
+        return self.header.content([sha256("result", str(self._attributes["result"]))])
+
+    def stored_content(self) -> str:
+        """The attribute `content`."""
+        return str(self._attributes.get("content"))
+
+    def config(self) -> str:
+        """The JSON that rebuilds the network of a weights kind."""
+        return str(self._attributes["config"])
+
+    def result(self) -> dict[str, Any]:
+        """The JSON object of a `scores` artifact."""
+        return json.loads(str(self._attributes["result"]))
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """State-dict key -> array, in state-dict order."""
+        try:
+            return {key: dataset[()] for key, dataset in self._file["weights"].items()}
+        except (OSError, RuntimeError, KeyError, AttributeError) as error:
+            raise BadInput(f"{self.where}: unreadable weights ({_first_line(error)})", _DAMAGED) from error
+
+    def array_dtypes(self) -> dict[str, str]:
+        """Array name -> dtype name, for `info`."""
+        return {name: reader.values.dtype.name for name, reader in self._arrays.items()}
+
+
+class _RaggedReader:
+    """Slices of one ragged array, image by image."""
+
+    def __init__(self, file: h5py.File, ragged: Ragged, count: int, require: Any) -> None:  # noqa: ANN401
+        group = file[ragged.name]
+        self.ragged = ragged
+        self.values: h5py.Dataset = group["values"]
+        self._columns = {column: group[column][()] for column in ragged.columns}
+        offsets, shapes = group["offsets"][()].astype(np.int64), group["shape"][()].astype(np.int64)
+        name = ragged.name
+        require(offsets.shape == (count + 1,) and shapes.shape == (count, ragged.ndim), f"{name}: wrong number of images")
+        require(self.values.ndim == 1 and self.values.dtype.name in ragged.dtypes, f"{name}/values: {self.values.dtype}")
+        require(bool((shapes >= 0).all()), f"{name}/shape has a negative side")
+        sizes = [int(np.prod(shape, dtype=object)) for shape in shapes.tolist()]
+        steps = np.diff(offsets).tolist()
+        require(int(offsets[0]) == 0 and steps == sizes, f"{name}/offsets do not follow from {name}/shape")
+        require(int(offsets[-1]) == self.values.shape[0], f"{name}/values has {self.values.shape[0]} entries")
+        rows = np.concatenate([[0], np.cumsum(shapes[:, 0])]).astype(np.int64)
+        for column, dtype in ragged.columns.items():
+            found = self._columns[column]
+            require(found.dtype == dtype and found.shape == (rows[-1],), f"{name}/{column} is {found.dtype}{found.shape}")
+        self._offsets, self._shapes, self._rows = offsets, shapes, rows
+
+    def read(self, position: int) -> Iterator[tuple[str, np.ndarray]]:
+        start, stop = self._offsets[position], self._offsets[position + 1]
+        yield self.ragged.name, self.values[start:stop].reshape(self._shapes[position])
+        for column, values in self._columns.items():
+            yield f"{self.ragged.name}/{column}", values[self._rows[position] : self._rows[position + 1]]
+
+
+def _read_attributes(thing: h5py.Group) -> dict[str, str | int]:
+    return {name: _plain(value) for name, value in thing.attrs.items()}
+
+
+def _plain(value: Any) -> str | int:  # noqa: ANN401 - whatever h5py returns
+    if isinstance(value, bytes):
+        return value.decode()
+    if isinstance(value, str | int | np.integer):
+        return value if isinstance(value, str) else int(value)
+    raise ValueError("an attribute is neither text nor a whole number")
+
+
+def _texts(dataset: h5py.Dataset) -> list[str]:
+    if dataset.dtype.kind != "S" or dataset.ndim != 1:
+        raise ValueError(f"{dataset.name} does not hold fixed-length text")
+    return [bytes(text).decode() for text in dataset[()].tolist()]
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,117 @@
+"""Checks on a file nobody vouches for, before anything in it is read.
+
+HDF5 can point outside itself (external links, external storage, virtual datasets), load code (filters), and
+declare terabytes in a few bytes. None of that belongs in an artifact, so all of it is refused.
+"""
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import h5py
+import numpy as np
+
+from xseg.errors import BadInput
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SUPERBLOCK = 48  # bytes of a version 2 or 3 superblock with 8-byte offsets
+_MAX_PART = 1 << 44
+_MAX_CHUNK = 64 << 20
+_MAX_OBJECTS = 100_000
+# gzip, shuffle, fletcher32, lzf
+_FILTERS = {1, 2, 3, 32000}
+_HINT = "it was not written by xseg, or was changed since"
+
+
+def end_address(superblock: bytes, where: str) -> int:
+    """Length in bytes of the HDF5 file that starts with `superblock`.
+
+    Raises:
+        BadInput: no HDF5 signature, an unknown superblock, a userblock, or a size that cannot be.
+    """
+    if not superblock.startswith(SIGNATURE):
+        raise BadInput(f"{where}: not an HDF5 file", "inputs are artifacts made by xseg commands")
+    if len(superblock) < SUPERBLOCK:
+        raise BadInput(f"{where}: cut off within its first {SUPERBLOCK} bytes", "make or copy it again")
+    version, offsets, lengths = superblock[8], superblock[9], superblock[10]
+    base, _extension, end = struct.unpack_from("<QQQ", superblock, 12)
+    if version not in {2, 3} or offsets != 8 or lengths != 8 or base != 0 or not SUPERBLOCK <= end <= _MAX_PART:
+        found = f"superblock version {version}, base {base}, end {end}"
+        raise BadInput(f"{where}: an HDF5 file of a form xseg does not write ({found})", _HINT)
+    return end
+
+
+def walk(file: h5py.File, where: str) -> None:
+    """Visit every object and attribute; refuse whatever an artifact has no use for.
+
+    Raises:
+        BadInput: says which object and why.
+    """
+    for name, thing in _objects(file, where):
+        for problem in _attribute_problems(thing):
+            raise BadInput(f"{where}: {name}: {problem}", _HINT)
+        if isinstance(thing, h5py.Dataset):
+            for problem in _dataset_problems(thing):
+                raise BadInput(f"{where}: {name}: {problem}", _HINT)
+
+
+@dataclass
+class _Seen:
+    addresses: set[int]
+    count: int = 0
+
+
+def _objects(file: h5py.File, where: str) -> Iterator[tuple[str, h5py.Group | h5py.Dataset]]:
+    seen = _Seen({h5py.h5o.get_info(file.id).addr})
+    stack: list[h5py.Group] = [file["/"]]
+    yield "/", stack[0]
+    while stack:
+        group = stack.pop()
+        for name in group:
+            full = f"{group.name.rstrip('/')}/{name}"
+            if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+                raise BadInput(f"{where}: {full} is a link to elsewhere", _HINT)
+            thing = group[name]
+            seen.count += 1
+            address = h5py.h5o.get_info(thing.id).addr
+            if address in seen.addresses or seen.count > _MAX_OBJECTS:
+                raise BadInput(f"{where}: {full} is reached twice, or there are too many objects", _HINT)
+            seen.addresses.add(address)
+            if isinstance(thing, h5py.Group):
+                stack.append(thing)
+            elif not isinstance(thing, h5py.Dataset):
+                raise BadInput(f"{where}: {full} is neither a group nor an array", _HINT)
+            yield full, thing
+
+
+def _attribute_problems(thing: h5py.Group | h5py.Dataset) -> Iterator[str]:
+    if len(thing.attrs) > 1000:
+        yield "too many attributes"
+    for name in thing.attrs:
+        attribute = thing.attrs.get_id(name)
+        if attribute.dtype.kind not in "biufS" or attribute.dtype.itemsize * _count(attribute.shape) > _MAX_CHUNK:
+            yield f"attribute {name!r} has dtype {attribute.dtype}"
+
+
+def _dataset_problems(dataset: h5py.Dataset) -> Iterator[str]:
+    layout = dataset.id.get_create_plist()
+    if layout.get_external_count():
+        yield "its values lie in another file"
+    if layout.get_layout() == h5py.h5d.VIRTUAL:
+        yield "it is a virtual dataset"
+    dtype = dataset.dtype
+    if dtype.kind not in "biufS" or dtype.hasobject or dtype.subdtype is not None:
+        yield f"dtype {dtype} has no place in an artifact"
+        return
+    size, stored = _count(dataset.shape) * dtype.itemsize, dataset.id.get_storage_size()
+    if size > _MAX_CHUNK and size > 1100 * max(stored, 1):
+        yield f"declares {size} bytes but stores {stored}"
+    filters = {layout.get_filter(i)[0] for i in range(layout.get_nfilters())}
+    if filters - _FILTERS:
+        yield f"filter {min(filters - _FILTERS)} is not one xseg uses"
+    if layout.get_layout() == h5py.h5d.CHUNKED and _count(layout.get_chunk()) * dtype.itemsize > _MAX_CHUNK:
+        yield "its chunks are too large"
+
+
+def _count(shape: tuple[int, ...] | None) -> int:
+    return int(np.prod(shape, dtype=object)) if shape else 1

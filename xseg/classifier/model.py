@@ -1,0 +1,220 @@
+"""The classifier: an unmodified network, and what one must know to feed it and to read its logits."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from xseg.classifier.capture import module_at
+from xseg.classifier.config import Activation, ClassifierConfig, Scalar
+from xseg.classifier.probe import find_head, find_layer, trace
+from xseg.classifier.sources import Source, construct, hub_state, imagenet_names, parse_source, preprocessing
+from xseg.classifier.weights import load_into, read_weights
+from xseg.errors import BadInput, UsageError
+from xseg.seeding import key_seed
+
+
+class Classifier(nn.Module):
+    """A network with its config.
+
+    Args:
+        config: what rebuilds it.
+        net: the timm, torchvision or user module, unmodified, with its own state-dict keys.
+    """
+
+    def __init__(self, config: ClassifierConfig, net: nn.Module) -> None:
+        super().__init__()
+        self.config = config
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (N,C) of normalised images (N,3,H,W).
+
+        Raises:
+            ValueError: the network returned another shape.
+        """
+        logits = self.net(images)
+        if logits.ndim == 4 and logits.shape[2:] == (1, 1):
+            logits = logits.flatten(1)
+        needed = (len(images), len(self.config.classes))
+        if logits.shape != needed:
+            raise ValueError(f"logits have shape {tuple(logits.shape)}, needed {needed} = (N, C)")
+        return logits
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """RGB (N,3,H,W), uint8 or float in [0, 1], as the float32 input of the network: (x - mean) / std."""
+        values = images.float() / 255 if images.dtype == torch.uint8 else images
+        mean = torch.tensor(self.config.mean, dtype=values.dtype, device=values.device).view(1, -1, 1, 1)
+        std = torch.tensor(self.config.std, dtype=values.dtype, device=values.device).view(1, -1, 1, 1)
+        return (values - mean) / std
+
+    def probabilities(self, logits: Tensor) -> Tensor:
+        """Class probabilities (N,C) in [0, 1] of logits (N,C), by the recorded activation."""
+        return logits.sigmoid() if self.config.activation == "sigmoid" else logits.softmax(1)
+
+    @property
+    def head(self) -> nn.Module:
+        """The linear layer (weight (C,K)) or 1x1 convolution (weight (C,K,1,1)) that makes the logits."""
+        return self.net.get_submodule(self.config.head)
+
+
+def build(config: ClassifierConfig) -> Classifier:
+    """A fresh classifier from its config alone: no weights, no network access; load them into `.net`.
+
+    Raises:
+        UsageError, Unavailable: the model cannot be constructed here.
+        BadInput: `config.layer` or `config.head` is not a module of it.
+    """
+    classifier = Classifier(config, _construct(parse_source(config.model), config, trusted=False))
+    for path in (config.layer, config.head):
+        try:
+            module_at(classifier.net, path)
+        except UsageError as error:
+            raise BadInput(f"classifier config: {config.model} has no module {path!r}", error.hint) from error
+    _drop_bias(classifier)
+    return classifier
+
+
+def create(
+    model: str,
+    classes: Sequence[str] | None,
+    *,
+    weights: str,
+    keep_head: bool = False,
+    output_stride: int | None = None,
+    head_bias: bool = True,
+    activation: Activation | None = None,
+    layer: str | None = None,
+    input_size: tuple[int, int] | None = None,
+    mean: tuple[float, ...] | None = None,
+    std: tuple[float, ...] | None = None,
+    options: dict[str, Scalar] | None = None,
+    seed: int = 0,
+) -> Classifier:
+    """A classifier for new classes, or with the weights' own classes.
+
+    Args:
+        model: `timm:NAME` (the prefix may be left out), `torchvision:NAME` or `package.module:factory`; a factory is
+            called as `factory(num_classes=C, **options)`.
+        classes: class names. With `keep_head` the names of the weights' own classes, or None for ImageNet's.
+        weights: a .safetensors or .pth file, `hub` (download) or `none` (random).
+        keep_head: keep the weights' head instead of drawing a new one from N(0, 0.01^2).
+        output_stride: stride of the last feature map in pixels.
+        head_bias: False gives a new head without bias, as in psa (Ahn and Kwak, CVPR 2018).
+        activation: default `sigmoid` for a new head, `softmax` for a kept one.
+        layer: target layer for heatmaps; found by probing if None.
+        input_size: height, width; default what the published weights expect. Likewise `mean` and `std`.
+        mean: per channel for RGB in [0, 1].
+        std: per channel for RGB in [0, 1].
+        options: keyword arguments for the constructor.
+        seed: of the random weights.
+
+    Raises:
+        UsageError: unknown model, layer or unsupported output stride; class names missing or not unique.
+        InputMissing: no such weights file.
+        BadInput: the weights do not fit, or their number of classes is not that of the names.
+        Unavailable: a download failed, or a factory cannot be imported.
+    """
+    source = parse_source(model)
+    if keep_head and weights == "none":
+        raise UsageError("--keep-head with --weights none: there is no head to keep", "give weights")
+    if classes is None and not keep_head:
+        raise UsageError("class names are needed for a new head", "give a dataset, or --keep-head")
+    config = ClassifierConfig(
+        model=str(source),
+        classes=_unique(classes or [str(index) for index in range(1000)]),
+        activation=activation or ("softmax" if keep_head else "sigmoid"),
+        output_stride=output_stride,
+        head_bias=head_bias,
+        options=options or {},
+    )
+    net = _construct(source, config, trusted=True, seed=seed)
+    given = preprocessing(source, net)
+    config = replace(config, input_size=input_size or given.input_size, mean=mean or given.mean, std=std or given.std)
+    config = _probed(config, net, layer)
+    state = _weights(source, weights)
+    if keep_head and state is not None:
+        config = _kept(config, state, classes, weights)
+        net = _construct(source, config, trusted=True)
+    classifier = Classifier(config, net)
+    if not keep_head:
+        _draw_head(classifier.head, seed)
+    _drop_bias(classifier)
+    if state is not None:
+        load_into(net, state, weights, skip=None if keep_head else config.head)
+    return classifier
+
+
+def _weights(source: Source, weights: str) -> dict[str, Tensor] | None:
+    if weights == "none":
+        return None
+    return hub_state(source) if weights == "hub" else read_weights(Path(weights))
+
+
+def _construct(source: Source, config: ClassifierConfig, *, trusted: bool, seed: int = 0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(key_seed(seed, "model"))
+        return construct(
+            source,
+            len(config.classes),
+            output_stride=config.output_stride,
+            options=config.options,
+            trusted=trusted,
+        )
+
+
+def _probed(config: ClassifierConfig, net: nn.Module, layer: str | None) -> ClassifierConfig:
+    calls, logits = trace(net, config.input_size)
+    if logits != len(config.classes):
+        raise UsageError(f"--model {config.model}: {logits} logits for {len(config.classes)} classes")
+    head = find_head(calls, logits)
+    last = find_layer(calls, head) if layer is None else None
+    if last is None:
+        module_at(net, str(layer))
+    elif config.output_stride and round(config.input_size[0] / last.shape[2]) != config.output_stride:
+        stride = round(config.input_size[0] / last.shape[2])
+        raise UsageError(f"--output-stride {config.output_stride}: {config.model} has stride {stride}", "leave it out")
+    return replace(config, layer=last.path if last else str(layer), head=calls[head].path)
+
+
+def _kept(
+    config: ClassifierConfig, state: dict[str, Tensor], names: Sequence[str] | None, weights: str
+) -> ClassifierConfig:
+    key = f"{config.head}.weight"
+    if key not in state:
+        raise BadInput(f"weights {weights}: no {key}, so no head to keep", "leave --keep-head out")
+    count = len(state[key])
+    own = tuple(names) if names is not None else imagenet_names(count)
+    if own is None:
+        raise UsageError(
+            f"--keep-head: the {count} classes of {weights} have no known names", "give --class-names FILE"
+        )
+    if len(own) != count:
+        raise BadInput(
+            f"--class-names: {len(own)} names, but {weights} has {count} classes", "one name a line, in order"
+        )
+    return replace(config, classes=_unique(own), head_bias=f"{config.head}.bias" in state)
+
+
+def _unique(classes: Sequence[str]) -> tuple[str, ...]:
+    twice = sorted({name for name in classes if list(classes).count(name) > 1})
+    if twice:
+        raise UsageError(f"class names occur twice: {', '.join(twice[:5])}", "give each class its own name")
+    return tuple(classes)
+
+
+def _draw_head(head: nn.Module, seed: int) -> None:
+    random = torch.Generator().manual_seed(key_seed(seed, "head"))
+    with torch.no_grad():
+        for name, parameter in head.named_parameters():
+            if name == "weight":
+                parameter.copy_(torch.randn(parameter.shape, generator=random) * 0.01)
+            else:
+                parameter.zero_()
+
+
+def _drop_bias(classifier: Classifier) -> None:
+    if not classifier.config.head_bias:
+        classifier.head.register_parameter("bias", None)

@@ -1,0 +1,108 @@
+"""Batches of a data set for training and for validation."""
+
+from collections.abc import Generator, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from xseg.datasets import Dataset
+from xseg.datasets.transforms import Augmentation, augment, resize
+from xseg.seeding import generator
+from xseg.training.order import SampleOrder
+from xseg.training.prefetch import prefetch
+
+
+def label_matrix(dataset: Dataset) -> np.ndarray:
+    """Label vectors of all items: (N,C) uint8, 255 unknown."""
+    return np.stack([dataset.label_vector(item) for item in dataset.items])
+
+
+class TrainingBatches:
+    """Augmented batches, each a function of the step alone.
+
+    Args:
+        dataset: images and labels.
+        order: which sample comes when.
+        augmentation: crop, resize, flip and jitter; drawn per (seed, id, epoch).
+        batch_size: samples per step.
+        seed: of the augmentation.
+        workers: threads that decode and augment; 0 for none.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        order: SampleOrder,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int,
+    ) -> None:
+        self._dataset, self._order, self._augmentation = dataset, order, augmentation
+        self._batch_size, self._seed, self._workers = batch_size, seed, workers
+
+    def __call__(self, steps: range) -> Iterator[dict[str, Tensor]]:
+        """Of each step `images` (N,3,h,w) uint8, `valid` (N,4) int64 boxes and `labels` (N,C) uint8."""
+        for samples in prefetch(
+            lambda step: self._order.batch(step, self._batch_size), self._load, steps, workers=self._workers
+        ):
+            images, valid, labels = zip(*samples, strict=True)
+            yield {"images": torch.stack(images), "valid": torch.stack(valid), "labels": torch.stack(labels)}
+
+    def _load(self, sample: tuple[int, int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        index, epoch, repeat = sample
+        item = self._dataset.items[index]
+        key = (item.id, epoch, repeat) if repeat else (item.id, epoch)
+        made = augment(self._dataset.read_image(item), generator(self._seed, *key), self._augmentation)
+        return (
+            _channels_first(made.image),
+            torch.tensor(made.geometry.valid),
+            torch.from_numpy(self._dataset.label_vector(item)),
+        )
+
+
+def whole_images(
+    dataset: Dataset, long_side: int | None, *, batch_size: int, workers: int
+) -> Generator[tuple[list[int], Tensor], None, None]:
+    """All images once, in batches of equal size, so that nothing has to be padded.
+
+    Args:
+        dataset: images.
+        long_side: length of the resized long side, pixels; None keeps the size.
+        batch_size: most images per batch.
+        workers: threads that decode; 0 for none.
+
+    Yields:
+        Indices into `dataset.items`, and images (n,3,h,w) uint8.
+    """
+    groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
+
+    def load(index: int) -> tuple[int, Tensor]:
+        image = dataset.read_image(dataset.items[index])
+        if long_side is not None:
+            factor = long_side / max(image.shape[:2])
+            image = resize(image, (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor))))
+        return index, _channels_first(image)
+
+    count = len(dataset.items)
+    chunks = range(-(-count // batch_size))
+    for loaded in prefetch(
+        lambda k: range(k * batch_size, min((k + 1) * batch_size, count)), load, chunks, workers=workers
+    ):
+        for index, image in loaded:
+            group = groups.setdefault(tuple(image.shape), [])
+            group.append((index, image))
+            if len(group) == batch_size:
+                yield _joined(groups.pop(tuple(image.shape)))
+    for group in groups.values():
+        yield _joined(group)
+
+
+def _joined(group: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:
+    return [index for index, _ in group], torch.stack([image for _, image in group])
+
+
+def _channels_first(image: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))

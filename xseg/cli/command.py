@@ -1,0 +1,135 @@
+"""From a function to a command: shared options, standard output kept aside, signals, errors and statuses."""
+
+import functools
+import inspect
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from xseg.cli.console import ConsoleReporter, tell_error
+from xseg.cli.options import SHARED, TALK
+from xseg.cli.stdout import Stdout, stdout_aside
+from xseg.errors import OutputFailed, Status, XsegError
+from xseg.runs.shards import Shard
+from xseg.runs.signals import stop_flag
+from xseg.runs.target import Target
+from xseg.stages import stage
+
+if TYPE_CHECKING:
+    from xseg.runs.runtime import Runtime
+
+app = typer.Typer(
+    name="xseg",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Image-level labels to segmentation masks through explanation heatmaps.",
+)
+
+
+class Context:
+    """What a command body gets beside its own options.
+
+    Attributes:
+        runtime: the shared options, resolved.
+        stdout: the real standard output, for the result.
+        json: whether the result is wanted as JSON.
+    """
+
+    def __init__(self, runtime: "Runtime", stdout: Stdout, json: bool) -> None:
+        self.runtime = runtime
+        self.stdout = stdout
+        self.json = json
+
+
+def command(name: str, *shared: str) -> Callable[[Callable[..., Status | None]], Callable[..., None]]:
+    """Register a function as `xseg NAME`; it gets a `Context`, then its own options by name.
+
+    Args:
+        name: of a row in `stages`.
+        shared: names of shared options the command takes; the talking ones come always.
+    """
+    names = (*shared, *TALK)
+
+    def decorate(function: Callable[..., Status | None]) -> Callable[..., None]:
+        own = list(inspect.signature(function).parameters.values())[1:]
+        extra = [
+            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, default=SHARED[key][1], annotation=SHARED[key][0])
+            for key in names
+        ]
+
+        @functools.wraps(function)
+        def run(**values: Any) -> None:  # noqa: ANN401 - typer fills them in
+            options = {key: values.pop(key) for key in names}
+            raise typer.Exit(int(_guarded(function, name, options, values)))
+
+        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        run.__signature__ = inspect.Signature([*parameters, *extra])  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in (*parameters, *extra)}
+        app.command(name, short_help=stage(name).summary)(run)
+        return run
+
+    return decorate
+
+
+def _guarded(function: Callable[..., Status | None], name: str, options: dict[str, Any], own: dict[str, Any]) -> Status:
+    try:
+        with stdout_aside() as stdout, stop_flag() as stop:
+            verbosity = -1 if options["quiet"] else options["verbose"]
+            reporter = ConsoleReporter(options["progress"], verbosity)
+            try:
+                runtime = _runtime(options, stdout)
+                runtime.reporter, runtime.stop = reporter, stop
+                return function(Context(runtime, stdout, options["json"]), **own) or Status.OK
+            finally:
+                reporter.close()
+    except XsegError as error:
+        if os.environ.get("XSEG_DEBUG"):
+            traceback.print_exc()
+        return tell_error(error)
+    except BrokenPipeError:
+        return Status.BROKEN_PIPE
+    except KeyboardInterrupt:
+        return Status.INTERRUPTED
+    except OSError as error:
+        if error.errno is None or error.errno not in _DISK_ERRORS:
+            raise
+        return tell_error(OutputFailed(f"{error.filename or 'output'}: {error.strerror}", "free some space and run again"))
+
+
+_DISK_ERRORS = {5, 27, 28, 122}  # EIO, EFBIG, ENOSPC, EDQUOT
+
+
+def _runtime(options: dict[str, Any], stdout: Stdout) -> "Runtime":
+    from xseg.runs.runtime import Runtime  # torch and h5py come with it: not before a command runs
+
+    fields = ("images", "device", "batch_size", "workers", "amp", "seed", "limit", "resume", "overwrite", "allow_missing")
+    known = {key: options[key] for key in (*fields, "max_failures") if key in options}
+    if options.get("shard"):
+        known["shard"] = Shard.parse(options["shard"])
+    target = stdout.target(options["output"]) if "output" in options else Target()
+    return Runtime(target=target, argv=("xseg", *sys.argv[1:]), **known)
+
+
+def main() -> None:
+    """Entry point: run the command line and end with its status."""
+    status: int = Status.OK
+    try:
+        app()
+    except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else Status.OK if error.code is None else Status.BUG
+    with suppress(OSError, ValueError):
+        sys.stderr.flush()
+    try:
+        sys.stdout.flush()
+    except OSError:
+        # A reader that went away must not cause a second message at interpreter shutdown.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = status or Status.BROKEN_PIPE
+    sys.exit(int(status))

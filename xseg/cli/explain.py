@@ -1,0 +1,45 @@
+"""`xseg explain`."""
+
+from typing import Annotated
+
+import typer
+
+from xseg.cli.command import Context, command
+from xseg.cli.data import DatasetIn, FormatOpt, SplitOpt
+from xseg.cli.options import PER_IMAGE, numbers
+from xseg.errors import Status
+
+
+@command("explain", *PER_IMAGE, "max_failures")
+def explain(
+    context: Context,
+    classifier: Annotated[str, typer.Argument(metavar="CLASSIFIER", help="Artifact made by train-cls, or '-'.")],
+    dataset: DatasetIn,
+    method: Annotated[str, typer.Option(help="Explanation method; list them with: xseg methods.")] = "cam",
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method.")] = None,
+    targets: Annotated[
+        str | None, typer.Option(help="labels, predicted, top1, all, or class names. Default: labels if there are any.")
+    ] = None,
+    threshold: Annotated[float, typer.Option(help="Probability above which a class is predicted.")] = 0.5,
+    size: Annotated[int | None, typer.Option(min=8, help="Long side in pixels at scale 1; default: as it is.")] = None,
+    scales: Annotated[str, typer.Option(help="Scales whose maps are summed.")] = "1",
+    flip: Annotated[bool, typer.Option("--flip", help="Also look at the mirrored image.")] = False,
+    map_size: Annotated[str, typer.Option(metavar="image|model|HxW", help="Grid of the stored maps.")] = "image",
+    layer: Annotated[str | None, typer.Option(help="Module path of the layer to look at.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float16, float32 or uint8.")] = None,
+    split: SplitOpt = None,
+    format_: FormatOpt = None,
+) -> Status:
+    """Explain a classifier: one heatmap per image and class.
+
+    Example: xseg explain cls.h5 VOC2012 --split train --scales 1,0.5,1.5,2 --flip -o cam.h5
+    """
+    from xseg.cli.data import dataset_of, map_size_of, report
+    from xseg.heatmaps.step import ExplainOptions
+    from xseg.heatmaps.step import explain as run
+
+    options = ExplainOptions(
+        method, tuple(set_ or ()), targets, threshold, size, numbers(scales, "--scales"), flip, map_size_of(map_size), layer, dtype
+    )
+    status = run(classifier, dataset_of(dataset, format_, split, context), options, context.runtime)
+    return report(context, status)

@@ -1,0 +1,143 @@
+"""Where the arithmetic runs. The only module that names an accelerator; everything else follows its arguments."""
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TypeVar
+
+# Spinning OpenMP threads make a busy neighbour cost 20x; this must be set before torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+import torch
+
+from xseg.errors import Unavailable, UsageError
+
+T = TypeVar("T")
+R = TypeVar("R")
+_operators: torch.library.Library | None = None
+
+
+def cores() -> int:
+    """Cores this process may use, as SLURM and taskset leave them."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def resolve(name: str = "auto") -> torch.device:
+    """The device for `--device`.
+
+    Args:
+        name: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:N` or `mps`.
+
+    Raises:
+        UsageError: not such a name.
+        Unavailable: the device is not there, or is there but cannot be used.
+    """
+    kind, _, index = name.partition(":")
+    if kind not in {"auto", "cpu", "cuda", "mps"} or (index and not (kind == "cuda" and index.isdigit())):
+        raise UsageError(f"--device {name}: no such device", "one of auto, cpu, cuda, cuda:N, mps")
+    if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available() and not _gpu_promised()):
+        return torch.device("cpu")
+    if kind == "mps":
+        if not torch.backends.mps.is_available():
+            raise Unavailable("--device mps: this torch sees no Metal device", "use --device cpu")
+        return torch.device("mps")
+    return _usable_cuda(name if kind == "cuda" else "cuda")
+
+
+def _gpu_promised() -> bool:
+    # A job that was given GPUs must not quietly spend its hours on the CPU.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    return bool(os.environ.get("SLURM_JOB_GPUS") or os.environ.get("SLURM_STEP_GPUS")) and visible not in {"", "-1"}
+
+
+def _usable_cuda(name: str) -> torch.device:
+    hint = "choose --device cpu, or check the driver with nvidia-smi"
+    if not torch.cuda.is_available():
+        raise Unavailable(f"--device {name}: this torch sees no CUDA device", hint)
+    device = torch.device(name)
+    if device.index is not None and device.index >= torch.cuda.device_count():
+        raise Unavailable(f"--device {name}: only {torch.cuda.device_count()} CUDA devices are visible", hint)
+    try:
+        torch.zeros(1, device=device)
+    except RuntimeError as error:
+        raise Unavailable(f"--device {name}: found but unusable ({str(error).splitlines()[0]})", hint) from error
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """Name of the hardware, for provenance."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def autocast(device: torch.device, enabled: bool) -> AbstractContextManager[object]:
+    """Mixed precision on an accelerator; nothing on the CPU, where it does not pay."""
+    return torch.autocast(device.type, torch.float16) if enabled and device.type != "cpu" else nullcontext()
+
+
+def uses_amp(device: torch.device, requested: bool | None) -> bool:
+    """Whether `--amp/--no-amp` (None: not given, so off) takes effect on `device`."""
+    return bool(requested) and device.type != "cpu"
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Limit torch to `count` CPU threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, count))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that the device's memory did not suffice."""
+    return isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+    )
+
+
+def halving(process: Callable[[Sequence[T]], list[R]], batch: Sequence[T]) -> list[R]:
+    """`process(batch)`, in halves whenever the device runs out of memory.
+
+    Raises:
+        Unavailable: a single item does not fit.
+    """
+    try:
+        return process(batch)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(batch) == 1:
+            raise Unavailable(
+                "the device's memory does not hold one image", "use --device cpu, or a smaller --size"
+            ) from error
+    # Outside the handler, so that the traceback no longer keeps the failed batch's tensors alive.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    return halving(process, batch[:middle]) + halving(process, batch[middle:])
+
+
+def torchvision_ready() -> None:
+    """Make `import torchvision` and `import timm` work on a CPU-only torch; call before either.
+
+    PyPI's torchvision is built for CUDA: on a CPU torch its extension cannot load, and its import then fails on
+    two operators that have no schema. Declaring the schemas is enough (the two operators, nms and qnms, are not used).
+    """
+    global _operators
+    if "torchvision" in sys.modules or torch.version.cuda or getattr(torch.version, "hip", None):
+        return
+    spec = importlib.util.find_spec("torchvision")
+    extension = next(Path(spec.origin).parent.glob("_C.*"), None) if spec and spec.origin else None
+    if extension is None or _operators is not None:
+        return
+    try:
+        torch.ops.load_library(str(extension))
+    except OSError:
+        _operators = torch.library.Library("torchvision", "FRAGMENT")
+        for name in ("nms", "qnms"):
+            _operators.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

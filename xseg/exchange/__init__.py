@@ -1,0 +1,1 @@
+"""Files other programs read and write: palette PNGs in and out."""

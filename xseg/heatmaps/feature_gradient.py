@@ -1,0 +1,87 @@
+"""Feature maps of one layer weighted by the gradient of a logit with respect to them."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from xseg.classifier.model import Classifier
+from xseg.errors import UsageError
+from xseg.heatmaps.layers import answer_by_gradient, evaluating, forward_from, not_a_map, probe_images
+from xseg.heatmaps.registry import Method, Query, methods
+
+
+class _FeatureGradient(Method):
+    """What Grad-CAM and LayerCAM share: gradients of raw logits with respect to one (N,C,h,w) layer."""
+
+    relu: bool
+    signed: ClassVar[bool] = False
+    class_specific: ClassVar[bool] = True
+    needs_model: ClassVar[bool] = True
+
+    @property
+    def is_signed(self) -> bool:
+        """Signed without ReLU."""
+        return not self.relu
+
+    def serves(self, classifier: Classifier, layer: str | None = None) -> str | None:
+        """Run a noise image and look at the shape of the target layer's output."""
+        with evaluating(classifier):
+            leaf, _ = forward_from(classifier, probe_images(classifier), layer)
+        return not_a_map(classifier, layer, leaf)
+
+    def __call__(self, classifier: Classifier, query: Query) -> Tensor:
+        """Maps (P,h,w) at the resolution of the target layer; all classes share one forward pass.
+
+        Raises:
+            UsageError: the layer's output is not (N,C,h,w), or the logits do not depend on it.
+        """
+        with evaluating(classifier):
+            leaf, logits = forward_from(classifier, query.images, query.layer)
+            problem = not_a_map(classifier, query.layer, leaf)
+            if problem:
+                raise UsageError(f"--method: {problem}")
+            maps = answer_by_gradient(query, leaf, logits, self._weigh)
+        return maps.relu() if self.relu else maps
+
+    def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+@methods.register("grad-cam")
+@dataclass(frozen=True)
+class GradCam(_FeatureGradient):
+    """ReLU(sum_c mean_hw(dy_k/dA_c) A_c) with raw logits y (Selvaraju et al. 2017, Eq. 1-2, mean instead of sum).
+
+    Args:
+        relu: drop evidence against the class.
+    """
+
+    relu: bool = True
+
+    summary: ClassVar[str] = "feature maps weighted by the mean gradient of the logit; any convolutional network"
+    source: ClassVar[str] = "Selvaraju et al. 2017, arXiv:1610.02391"
+
+    def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:
+        return torch.einsum("pc,pchw->phw", gradient.mean((2, 3)), features)
+
+
+@methods.register("layer-cam")
+@dataclass(frozen=True)
+class LayerCam(_FeatureGradient):
+    """ReLU(sum_c max(dy_k/dA_c, 0) * A_c), each place weighted by its own gradient (Jiang et al. 2021).
+
+    The paper's tanh scaling of shallow layers is not applied.
+
+    Args:
+        relu: drop evidence against the class.
+    """
+
+    relu: bool = True
+
+    summary: ClassVar[str] = "feature maps weighted place by place by the positive gradient; also for shallow layers"
+    source: ClassVar[str] = "Jiang et al. 2021, doi:10.1109/TIP.2021.3089943"
+
+    def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:
+        return (gradient.relu() * features).sum(1)

@@ -1,0 +1,115 @@
+"""Running a classifier from one layer on, and asking for many gradients of one forward pass."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from xseg.classifier.capture import capture, module_at
+from xseg.classifier.model import Classifier
+from xseg.errors import UsageError
+from xseg.heatmaps.registry import Query
+from xseg.seeding import generator
+
+# Gradients of float16 logits are scaled by this power of two on their way down, or they vanish below 6e-8.
+HALF_GRADIENT_SCALE = 1024.0
+
+
+@contextmanager
+def evaluating(classifier: Classifier) -> Iterator[None]:
+    """Evaluation mode with frozen parameters inside the block; every module and parameter is put back after it."""
+    modes = [(module, module.training) for module in classifier.modules()]
+    wanted = [(parameter, parameter.requires_grad) for parameter in classifier.parameters()]
+    try:
+        classifier.eval()
+        for parameter, _ in wanted:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+        for parameter, grad in wanted:
+            parameter.requires_grad_(grad)
+
+
+def target_layer(classifier: Classifier, layer: str | None = None) -> tuple[str, nn.Module]:
+    """Path and module of `layer`, or of the classifier's own target layer.
+
+    Raises:
+        UsageError: the network has no such layer.
+    """
+    path = classifier.config.layer if layer is None else layer
+    return path, module_at(classifier.net, path)
+
+
+def forward_from(classifier: Classifier, images: Tensor, layer: str | None = None) -> tuple[Tensor, Tensor]:
+    """One forward pass whose graph starts at the target layer: nothing below it is kept or differentiated.
+
+    Args:
+        classifier: inside `evaluating`, so that its frozen parameters start no graph of their own.
+        images: (N,3,H,W) normalised float.
+        layer: as in `Query`.
+
+    Returns:
+        The layer's output (N,...), and the logits (N,C) as a function of it.
+
+    Raises:
+        UsageError: no such layer, one that is never run, or one whose output is not a tensor.
+    """
+    path, module = target_layer(classifier, layer)
+    with torch.enable_grad(), capture(classifier, [path], grad=True) as features:
+        logits = classifier(images.detach())
+    if path not in features or not logits.requires_grad:
+        raise UsageError(
+            f"--layer {path}: the logits do not depend on the output of this {type(module).__name__}",
+            "choose a layer on the way to the logits",
+        )
+    return features[path], logits
+
+
+def answer_by_gradient(
+    query: Query, leaf: Tensor, logits: Tensor, reduce: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """Gradients of each asked logit with respect to `leaf`, reduced to maps, in as many passes as there are rounds.
+
+    Args:
+        query: the P questions.
+        leaf: (N,...) what to differentiate by.
+        logits: (N,C) as a function of `leaf`.
+        reduce: turns gradients (p,...) and values (p,...) into maps (p,h,w).
+
+    Returns:
+        (P,h,w) float32.
+    """
+    rounds = query.rounds()
+    scale = HALF_GRADIENT_SCALE if logits.dtype == torch.float16 else 1.0
+    maps: list[Tensor] = []
+    for number, chosen in enumerate(rounds):
+        image = query.image[chosen]
+        seeds = torch.zeros_like(logits)
+        seeds[image, query.target[chosen]] = scale
+        (gradient,) = torch.autograd.grad(logits, leaf, seeds, retain_graph=number + 1 < len(rounds))
+        with torch.autocast(leaf.device.type, enabled=False):
+            maps.append(reduce(gradient[image].float() / scale, leaf.detach()[image].float()))
+    answers = torch.cat(maps)
+    return answers[torch.cat(rounds).argsort()]
+
+
+def probe_images(classifier: Classifier) -> Tensor:
+    """One normalised image (1,3,H,W) of noise, always the same, at the classifier's input size and on its device."""
+    # Noise, so that no accidental symmetry makes a network look as if it pooled and projected.
+    height, width = classifier.config.input_size
+    noise = generator(0, "probe").standard_normal((1, 3, height, width), dtype="float32")
+    return torch.from_numpy(noise).to(next(classifier.parameters()).device)
+
+
+def not_a_map(classifier: Classifier, layer: str | None, found: Tensor) -> str | None:
+    """Why `found`, the output of the target layer, is no stack of feature maps (N,C,h,w); None if it is."""
+    path, module = target_layer(classifier, layer)
+    where = f"the output of {path} ({type(module).__name__})"
+    if getattr(classifier.net, "output_fmt", "NCHW") != "NCHW":
+        return f"{where} has its channels last, needed (N,C,h,w); use input-x-gradient"
+    if found.ndim != 4:
+        return f"{where} has shape {tuple(found.shape)}, needed (N,C,h,w); use input-x-gradient"
+    return None

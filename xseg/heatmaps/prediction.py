@@ -1,0 +1,52 @@
+"""What the classifier itself says is in an image."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from xseg.classifier.model import Classifier
+from xseg.device import autocast, halving
+from xseg.heatmaps.batches import device_of, equal_sized, sides_of, stack
+from xseg.heatmaps.layers import evaluating
+from xseg.heatmaps.views import Views, fixed_size, resize_images
+
+
+def predict_images(
+    classifier: Classifier,
+    images: Sequence[np.ndarray],
+    *,
+    size: int | None = None,
+    batch_size: int = 8,
+    amp: bool = False,
+) -> np.ndarray:
+    """Class probabilities at scale 1, for targets chosen by the classifier itself.
+
+    Args:
+        classifier: as in `explain_images`, and so are `size`, `batch_size`, `amp`.
+        images: N images (H,W,3) uint8.
+        size: long side in pixels.
+        batch_size: images per forward pass.
+        amp: mixed precision (accelerators only).
+
+    Returns:
+        (N,C) float32 in [0,1].
+
+    Raises:
+        Unavailable: the device's memory does not hold one image.
+    """
+    device = device_of(classifier)
+    views = Views(size=size, fixed=fixed_size(classifier))
+    rows: dict[int, np.ndarray] = {}
+
+    def predict(chosen: Sequence[int]) -> list[np.ndarray]:
+        pixels = stack([images[i] for i in chosen]).to(device)
+        view = resize_images(pixels, views.shape(sides_of(pixels), 1.0))
+        with autocast(device, amp), torch.no_grad():
+            logits = classifier(classifier.normalise(view))
+        return list(classifier.probabilities(logits.float()).cpu().numpy())
+
+    with evaluating(classifier):
+        for batch in equal_sized(images, range(len(images)), batch_size):
+            rows.update(zip(batch, halving(predict, batch), strict=True))
+    return np.array([rows[i] for i in range(len(images))], np.float32).reshape(-1, len(classifier.config.classes))

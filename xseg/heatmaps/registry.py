@@ -1,0 +1,112 @@
+"""What an explanation method is: a question about some (image, class) pairs in, one raw map per pair out."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from xseg.classifier.model import Classifier
+from xseg.errors import UsageError
+from xseg.registry import Registry
+from xseg.shapes import check_shapes
+
+
+@dataclass(frozen=True)
+class Query:
+    """P questions "where is class `target[p]` in image `image[p]`?" about a batch of N images.
+
+    Args:
+        images: (N,3,H,W) float, normalised as the classifier wants them.
+        image: (P,) long, index into the batch.
+        target: (P,) long, class index 0..C-1 (the class id less one).
+        ids: N image ids, the key of every random draw.
+        seed: seed of every random draw.
+        layer: module path inside the network that replaces the classifier's own target layer; None: that one.
+
+    Raises:
+        ValueError: shapes that do not fit together, or no question at all.
+    """
+
+    images: Tensor
+    image: Tensor
+    target: Tensor
+    ids: tuple[str, ...]
+    seed: int = 0
+    layer: str | None = None
+
+    def __post_init__(self) -> None:
+        sizes = check_shapes(images=(self.images, "N C H W"), image=(self.image, "P"), target=(self.target, "P"))
+        if not sizes["P"]:
+            raise ValueError("image and target are empty, needed at least one question")
+        if len(self.ids) != sizes["N"]:
+            raise ValueError(f"ids has {len(self.ids)} entries, needed {sizes['N']} = N")
+
+    def rounds(self) -> list[Tensor]:
+        """Indices into P, one tensor per round; the r-th round holds the r-th question about each image.
+
+        One backward pass answers a whole round, because in evaluation mode images do not influence each other.
+        """
+        asked: dict[int, int] = {}
+        rounds: list[list[int]] = []
+        for position, image in enumerate(self.image.tolist()):
+            turn = asked.get(image, 0)
+            asked[image] = turn + 1
+            if turn == len(rounds):
+                rounds.append([])
+            rounds[turn].append(position)
+        return [torch.tensor(indices, device=self.images.device) for indices in rounds]
+
+
+class Method(ABC):
+    """Base of the explanation methods: a frozen dataclass whose fields are its `--set KEY=VALUE` parameters."""
+
+    signed: ClassVar[bool]  #: with its default parameters, maps have negative values
+    class_specific: ClassVar[bool]  #: maps of two classes of one image differ
+    needs_model: ClassVar[bool]  #: looks at the classifier and the picture at all
+    summary: ClassVar[str]  #: one line for `xseg methods`
+    source: ClassVar[str]  #: the paper it comes from
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether maps can have negative values with the parameters of this instance."""
+        return self.signed
+
+    def serves(self, classifier: Classifier, layer: str | None = None) -> str | None:
+        """Why this method cannot explain `classifier`, naming a method that can; None if it can.
+
+        Args:
+            classifier: in evaluation mode.
+            layer: as in `Query`.
+
+        Raises:
+            UsageError: the network has no such layer.
+        """
+        return None
+
+    @abstractmethod
+    def __call__(self, classifier: Classifier, query: Query) -> Tensor:
+        """Answer a query.
+
+        Args:
+            classifier: in evaluation mode, on the device of the query; left as it was.
+            query: the P questions.
+
+        Returns:
+            (P,h,w) float32 at the method's own resolution, not normalised; the grid covers the whole image.
+        """
+
+
+methods: Registry[Method] = Registry("explanation method", group="xseg.methods")
+
+
+def require_served(method: Method, classifier: Classifier, layer: str | None = None) -> None:
+    """Refuse a method that cannot explain this classifier, before any image is read.
+
+    Raises:
+        UsageError: with the method's own reason.
+    """
+    reason = method.serves(classifier, layer)
+    if reason is not None:
+        raise UsageError(f"--method: {reason}")

@@ -1,0 +1,119 @@
+"""Which classes of an image are explained: `--targets labels|predicted|top1|all|NAME,...`."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from xseg.classifier.model import Classifier
+from xseg.errors import BadInput, UsageError
+
+_RULES = ("labels", "predicted", "top1", "all")
+
+
+@dataclass(frozen=True)
+class Targets:
+    """A resolved `--targets`: a rule applied to each image, or a fixed list of classes.
+
+    Args:
+        rule: `labels` (image-level labels), `top1` (the most probable class), `above` (probability above the
+            threshold) or `listed`.
+        listed: class ids 1..C for `listed`.
+        threshold: for `above`.
+    """
+
+    rule: Literal["labels", "top1", "above", "listed"]
+    listed: tuple[int, ...] = ()
+    threshold: float = 0.5
+
+    @property
+    def needs_probabilities(self) -> bool:
+        """Whether the classifier has to be asked first."""
+        return self.rule in ("top1", "above")
+
+    def of(self, label_vector: np.ndarray | None, probabilities: np.ndarray | None) -> tuple[int, ...]:
+        """Class ids 1..C, ascending (`listed`: as listed), for one image.
+
+        Args:
+            label_vector: (C,) uint8, 1 present, 0 absent, 255 unknown, in the classifier's order; for `labels`.
+            probabilities: (C,) float in [0,1]; for `top1` and `above`.
+
+        Raises:
+            ValueError: what the rule needs was not given.
+        """
+        if self.rule == "listed":
+            return self.listed
+        given = label_vector if self.rule == "labels" else probabilities
+        if given is None:
+            raise ValueError(f"targets by {self.rule}, but no {'labels' if self.rule == 'labels' else 'probabilities'}")
+        if self.rule == "top1":
+            return (int(np.argmax(given)) + 1,)
+        chosen = given == 1 if self.rule == "labels" else given > self.threshold
+        return tuple(int(index) + 1 for index in np.flatnonzero(chosen))
+
+
+def parse_targets(
+    spec: str | None, classifier: Classifier, *, dataset_has_labels: bool, threshold: float = 0.5
+) -> Targets:
+    """Turn `--targets` into a rule, once per run.
+
+    `predicted` is what the classifier itself says is there: its most probable class if it ends in a softmax, every
+    class above the threshold if in sigmoids. None means the labels if the dataset has them, else `predicted`.
+
+    Raises:
+        UsageError: `labels` without labels, an unknown class name, a threshold outside [0,1].
+    """
+    if not 0 <= threshold <= 1:
+        raise UsageError(f"--threshold {threshold}: needs a probability between 0 and 1")
+    classes = classifier.config.classes
+    name = spec if spec is not None else ("labels" if dataset_has_labels else "predicted")
+    if name == "labels":
+        if not dataset_has_labels:
+            raise UsageError("--targets labels: the dataset has no image-level labels", "use --targets predicted")
+        return Targets("labels")
+    if name == "top1" or (name == "predicted" and classifier.config.activation == "softmax"):
+        return Targets("top1")
+    if name == "predicted":
+        return Targets("above", threshold=threshold)
+    if name == "all":
+        return Targets("listed", tuple(range(1, len(classes) + 1)))
+    return Targets("listed", _named(name, classes))
+
+
+def _named(spec: str, classes: Sequence[str]) -> tuple[int, ...]:
+    names = [spec] if spec in classes else [part.strip() for part in spec.split(",") if part.strip()]
+    if not names:
+        raise UsageError("--targets: empty", f"one of {', '.join(_RULES)}, or class names separated by commas")
+    for name in names:
+        if name not in classes:
+            near = difflib.get_close_matches(name, [*classes, *_RULES], 3)
+            shown = ", ".join(classes[:30]) + (", ..." if len(classes) > 30 else "")
+            hint = f"did you mean {' or '.join(near)}?" if near else f"{', '.join(_RULES)}, or among {shown}"
+            raise UsageError(f"--targets {spec}: the classifier has no class {name!r}", hint)
+    return tuple(dict.fromkeys(classes.index(name) + 1 for name in names))
+
+
+def resolve_targets(
+    spec: str | None,
+    classifier: Classifier,
+    dataset_has_labels: bool,
+    label_vector: np.ndarray | None,
+    probabilities: np.ndarray | None,
+    threshold: float = 0.5,
+) -> tuple[int, ...]:
+    """`parse_targets` and `Targets.of` in one call, for a single image.
+
+    Raises:
+        UsageError: as `parse_targets`.
+        BadInput: the label vector has another length than the classifier has classes.
+    """
+    count = len(classifier.config.classes)
+    if label_vector is not None and len(label_vector) != count:
+        raise BadInput(
+            f"the labels are about {len(label_vector)} classes, the classifier knows {count}",
+            "use a classifier trained on this dataset's classes, or --targets predicted",
+        )
+    targets = parse_targets(spec, classifier, dataset_has_labels=dataset_has_labels, threshold=threshold)
+    return targets.of(label_vector, probabilities)

@@ -1,0 +1,1 @@
+"""Labels from heatmaps: a mean-field CRF and its backends, confident labels, masks."""

@@ -1,0 +1,173 @@
+"""Masks refined by the CRF, from heatmaps or from masks, and the preparation that heavy-tailed or signed maps need."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import conv2d, pad
+
+from xseg.labels.confident import (
+    BACKGROUND,
+    IRN_CONFIDENCE,
+    label_probabilities,
+    label_type,
+    unknown,
+    with_background,
+    with_threshold,
+)
+from xseg.labels.meanfield import Backend, Kernels, mean_field
+from xseg.shapes import check_shapes
+
+Sign = Literal["positive", "both"]
+SMALL = 1e-12
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How maps become scores in [0,1]; recorded with the result.
+
+    Attributes:
+        sign: what counts as evidence: only positive values, or both by their magnitude.
+        clip_percentile: values above this percentile of a map count as 1; 100 is the maximum.
+        root: the scores are raised to 1/root; above 1 it lifts the small ones.
+        blur: standard deviation of a Gaussian laid over the map first, pixels of the map; 0 for none.
+    """
+
+    sign: Sign = "positive"
+    clip_percentile: float = 100.0
+    root: float = 1.0
+    blur: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what has no meaning.
+
+        Raises:
+            ValueError: an unknown sign, a percentile outside (0,100], a root not above 0 or a negative blur.
+        """
+        if self.sign not in ("positive", "both"):
+            raise ValueError(f"sign is {self.sign!r}, needed 'positive' or 'both'")
+        if not (0 < self.clip_percentile <= 100 and self.root > 0 and self.blur >= 0):
+            raise ValueError(f"found {self}, needed a percentile in (0,100], root above 0 and blur of at least 0")
+
+
+def prepare_maps(maps: Tensor, preparation: Preparation) -> Tensor:
+    """Scores in [0,1] from maps of any range: sign, blur, clip at a percentile, divide by it, root.
+
+    Args:
+        maps: (K,H,W) float, raw.
+        preparation: what to do.
+
+    Returns:
+        (K,H,W) float32 in [0,1]; a map without evidence stays zero.
+    """
+    check_shapes(maps=(maps, "K H W"))
+    if not maps.numel():
+        return maps.float()
+    evidence = maps.float().clamp(min=0) if preparation.sign == "positive" else maps.float().abs()
+    if preparation.blur:
+        evidence = gaussian_blur(evidence, preparation.blur)
+    top = _percentile(evidence.flatten(1), preparation.clip_percentile)[:, None, None]
+    # A map whose percentile is zero but which has a few peaks is cut at its maximum instead of vanishing.
+    top = torch.where(top > SMALL, top, evidence.amax((1, 2), keepdim=True))
+    return (evidence / top.clamp(min=SMALL)).clamp(max=1).pow(1 / preparation.root)
+
+
+def gaussian_blur(maps: Tensor, sigma: float) -> Tensor:
+    """Gaussian of `sigma` pixels over `maps` (K,H,W) float, cut at 4 sigma, edges repeated."""
+    reach = max(1, int(4 * sigma + 0.5))
+    offsets = torch.arange(-reach, reach + 1, device=maps.device, dtype=maps.dtype)
+    kernel = torch.exp(-0.5 * (offsets / sigma) ** 2)
+    kernel = (kernel / kernel.sum()).reshape(1, 1, 1, -1)
+    rows = conv2d(pad(maps[:, None], (reach, reach, 0, 0), "replicate"), kernel)
+    return conv2d(pad(rows, (0, 0, reach, reach), "replicate"), kernel.transpose(2, 3))[:, 0]
+
+
+def _percentile(values: Tensor, percentile: float) -> Tensor:
+    # torch.quantile refuses more than 2^24 values, so the k-th value is taken, without interpolation.
+    count = values.shape[1]
+    rank = min(count, max(1, round(percentile / 100 * count)))
+    return values.amax(1) if rank == count else values.kthvalue(rank, dim=1).values
+
+
+def scores_with_background(maps: Tensor, background: float | None, alpha: float | None = None) -> Tensor:
+    """Add a background channel to class maps (K,H,W): a constant score, or (1 - max)^alpha.
+
+    Raises:
+        ValueError: both or neither given.
+    """
+    if (background is None) == (alpha is None):
+        raise ValueError(f"background {background} and alpha {alpha}: needed one of the two")
+    return with_background(maps, alpha) if alpha is not None else with_threshold(maps, background or 0.0)
+
+
+def refine_to_mask(
+    scores: Tensor,
+    class_id: Tensor,
+    image: Tensor,
+    kernels: Kernels,
+    backend: Backend,
+    background: float | None = None,
+    alpha: float | None = None,
+    classes: int = 0,
+) -> Tensor:
+    """Class of each pixel after the CRF.
+
+    Args:
+        scores: (K,H,W) float32 in [0,1] at the size of the image.
+        class_id: (K,) class ids; 0 among them is the background channel, then neither of the next two is needed.
+        image: (H,W,3) uint8 RGB on the same device.
+        kernels: the pairwise terms.
+        backend: as from `resolve_backend`.
+        background: constant background score for scores without a background channel.
+        alpha: or the exponent of (1 - max)^alpha.
+        classes: C of the dataset, which decides the type; the highest of `class_id` if smaller than that.
+
+    Returns:
+        (H,W) uint8 class ids; uint16 where C > 254. All 0 where K is 0.
+
+    Raises:
+        ValueError: shapes that do not fit, or no way given to find the background.
+    """
+    check_shapes(scores=(scores, "K H W"), class_id=(class_id, "K"), image=(image, "H W 3"))
+    ids = class_id.to(scores.device).long()
+    dtype = label_type(max([classes, *class_id.tolist()]))
+    if not len(ids):
+        return torch.zeros(scores.shape[1:], dtype=dtype, device=scores.device)
+    if not (ids == BACKGROUND).any():
+        scores = scores_with_background(scores, background, alpha)
+        ids = torch.cat([ids.new_zeros(1), ids])
+    rows = mean_field(scores[None], image, kernels, backend)[0].argmax(0)
+    return ids[rows].to(dtype)
+
+
+def refine_mask(
+    mask: Tensor, image: Tensor, kernels: Kernels, backend: Backend, confidence: float = IRN_CONFIDENCE
+) -> Tensor:
+    """Refine an existing mask with the CRF, over the classes it holds; unknown pixels receive one of them.
+
+    Args:
+        mask: (H,W) uint8 or uint16 class ids, the type's highest value for unknown.
+        image: (H,W,3) uint8 RGB on the same device.
+        kernels: the pairwise terms.
+        backend: as from `resolve_backend`.
+        confidence: probability of a pixel's label before the CRF, in (0,1).
+
+    Returns:
+        (H,W) in the type of `mask`; a mask that is unknown everywhere becomes background.
+
+    Raises:
+        ValueError: shapes that do not fit, or a mask of another type.
+    """
+    check_shapes(mask=(mask, "H W"), image=(image, "H W 3"))
+    if mask.dtype not in (torch.uint8, torch.uint16):
+        raise ValueError(f"mask is {mask.dtype}, needed uint8 or uint16")
+    given = mask.long()
+    ids = given[given != unknown(mask.dtype)].unique()
+    if not len(ids):
+        return torch.zeros_like(mask)
+    rows = torch.searchsorted(ids, given)
+    rows[given == unknown(mask.dtype)] = len(ids)
+    scores = label_probabilities(rows, len(ids), confidence)
+    posterior = mean_field(scores[None], image, kernels, backend)[0]
+    return ids[posterior.argmax(0)].to(mask.dtype)

@@ -1,0 +1,1 @@
+"""Pictures for people: palettes, overlays and contact sheets."""

@@ -1,0 +1,47 @@
+"""Stopping on request: a first signal sets a flag, a second one ends the process at once."""
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from xseg.errors import Status
+
+_STOPPING = ("SIGTERM", "SIGUSR1", "SIGUSR2", "SIGINT")
+
+
+class StopFlag:
+    """Set by a signal, read between images or training steps."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __call__(self) -> bool:
+        """Whether a stop was asked for."""
+        return self.signal is not None
+
+    @property
+    def status(self) -> Status:
+        """130 after Ctrl-C, else 75."""
+        return Status.INTERRUPTED if self.signal == signal.SIGINT else Status.STOPPED
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(self.status)
+        self.signal = number
+
+
+@contextmanager
+def stop_flag() -> Iterator[StopFlag]:
+    """Handlers for TERM, USR1, USR2 and Ctrl-C inside the block; the former ones afterwards."""
+    flag = StopFlag()
+    numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
+    # A background job of a shell ignores Ctrl-C; that choice is kept.
+    numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, flag._handle) for number in numbers}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,129 @@
+"""Where finished images go: an artifact at a path, by way of parts, or parts one after the other into a pipe."""
+
+import io
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from xseg.artifacts.decode import Part
+from xseg.artifacts.encode import encode
+from xseg.artifacts.header import Header
+from xseg.artifacts.parts import PartDirectory, Shelf, discard, join
+from xseg.artifacts.publish import check_writable
+from xseg.artifacts.record import Failure, Record
+from xseg.errors import BadInput, CannotCreate
+
+
+class Sink(Protocol):
+    """Takes the parts of a run.
+
+    Attributes:
+        finished: positions of the work list that need no work any more.
+        complete: nothing is left to do, the output is there.
+        seconds: a part is closed after this time.
+    """
+
+    finished: set[int]
+    complete: bool
+    seconds: float
+
+    def write(self, records: Sequence[Record], failures: Sequence[Failure]) -> None:
+        """Publish one part."""
+
+    def close(self) -> None:
+        """All images are done: publish the whole."""
+
+
+class FileSink:
+    """An artifact at a path. What is finished survives any end of the process as `OUT.parts/`."""
+
+    seconds = 60.0
+
+    def __init__(
+        self,
+        path: Path,
+        header: Header,
+        *,
+        resume: bool = True,
+        overwrite: bool = False,
+        notice: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Claim the output.
+
+        Raises:
+            CannotCreate: it exists from another run, or cannot be created.
+        """
+        self.path = path
+        self.finished: set[int] = set()
+        self._header = header
+        self._parts = PartDirectory(path, header)
+        self._notice = notice
+        self._base: list[Path] = []
+        check_writable(path)
+        if path.exists() and not (overwrite and not resume):
+            self._take_existing(overwrite)
+        self._replace = overwrite or bool(self._base)
+        self.complete = bool(self._base) and not self._retry
+        if not self.complete:
+            self._parts.claim(resume=resume, overwrite=overwrite)
+            with Shelf(self._parts.files(), header, drop=self._drop) as shelf:
+                self.finished |= set(shelf.places)
+
+    _retry: bool = False
+
+    def _take_existing(self, overwrite: bool) -> None:
+        try:
+            with Part(self.path, str(self.path)) as part:
+                if part.header.same_work(self._header) and part.header.shard == self._header.shard:
+                    self._base = [self.path]
+                    self.finished = set(part.index.tolist())
+                    self._retry = bool(part.failures)
+                    return
+                found = f"{part.header.kind} of another run (other options, inputs or images)"
+        except BadInput as error:
+            found = f"something else ({error.problem})"
+        if not overwrite:
+            raise CannotCreate(f"{self.path} exists and holds {found}", "choose another -o, or use --overwrite")
+
+    def _drop(self, path: Path, error: Exception) -> None:
+        self._notice(f"{error}; its images are made again")
+        discard(path)
+
+    def write(self, records: Sequence[Record], failures: Sequence[Failure]) -> None:
+        """Publish one part beside the output."""
+        self._parts.write(records, failures)
+
+    def close(self) -> None:
+        """Join the parts into the output and remove them."""
+        if not self.complete:
+            join([*self._base, *self._parts.files()], self._header, self.path, overwrite=self._replace)
+            self._parts.remove()
+
+
+class PipeSink:
+    """Parts one after the other into a pipe; the reader works on the first while the next is made."""
+
+    seconds = 2.0
+    complete = False
+
+    def __init__(self, handle: int, header: Header) -> None:
+        self.finished: set[int] = set()
+        self._handle = handle
+        self._header = header
+        self._written = False
+
+    def write(self, records: Sequence[Record], failures: Sequence[Failure]) -> None:
+        """Write one part, uncompressed: it is read at once."""
+        buffer = io.BytesIO()
+        ordered = sorted(records, key=lambda record: record.index)
+        encode(buffer, self._header, ordered, failures, compress=False)
+        data = buffer.getbuffer()
+        while data:
+            data = data[os.write(self._handle, data) :]
+        self._written = True
+
+    def close(self) -> None:
+        """Write an empty part if there was no image, so that the reader still learns the classes."""
+        if not self._written:
+            self.write([], [])

@@ -1,0 +1,148 @@
+"""Records from artifacts of an earlier step: one run, one work list, every image exactly once."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from xseg.artifacts.decode import Part
+from xseg.artifacts.header import Header, Parent
+from xseg.artifacts.record import Failure, Record
+from xseg.artifacts.schema import KINDS
+from xseg.artifacts.stream import Location, locate
+from xseg.errors import BadInput
+from xseg.runs.shards import Shard
+
+
+class RecordSource:
+    """The images of one artifact, however many files, parts or streams it comes in.
+
+    Iterate over it once. Coverage is checked beforehand for files and at the end for streams, so that a producer
+    that died between two parts is noticed.
+
+    Attributes:
+        header: of the first part; the others agree with it.
+        parent: identity of the input for the next step's `run`.
+        failures: images that failed in an earlier step, complete once the iteration has ended.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[str],
+        kinds: Sequence[str],
+        *,
+        allow_missing: bool = False,
+        shard: Shard | None = None,
+        inherit_shard: bool = True,
+        notice: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        """Open the inputs and check what can be checked before the work begins.
+
+        Args:
+            inputs: paths, directories of parts, or `-`.
+            kinds: accepted kinds of artifact.
+            allow_missing: accept images that are in the work list but not in the input.
+            shard: only this slice of the work list is wanted.
+            inherit_shard: one shard as input makes one shard as output; otherwise the whole work list is needed.
+            notice: told about repeated images.
+
+        Raises:
+            BadInput: wrong kind, mixed runs, missing images, damage.
+        """
+        self._kinds = kinds
+        self._allow_missing = allow_missing
+        self._notice = notice
+        self._seen: dict[int, str] = {}
+        self.failures: list[Failure] = []
+        locations = locate(inputs)
+        if all(location.again for location in locations):
+            self.header, content, shards = self._scan(locations)
+            self._parts = self._all_parts(locations)
+        else:
+            self._parts = self._all_parts(locations)
+            first = next(self._parts)
+            self._check(first, first.header)
+            self.header, content, shards = first.header, f"run:{first.header.run}", {first.header.shard}
+            self._parts = self._prepended(first, self._parts)
+        self.parent = Parent(self.header.kind, content)
+        if self.header.work is None:
+            raise ValueError("a kind without images has no records")
+        if shard is None and inherit_shard and len(shards) == 1 and "" not in shards:
+            shard = Shard.parse(next(iter(shards)))
+        self.shard = shard
+        total = self.header.work.total
+        self.expected = shard.range(total) if shard else range(total)
+        self._scanned = all(location.again for location in locations)
+        if self._scanned:
+            self._check_coverage(set(self._indices))
+
+    def _all_parts(self, locations: Sequence[Location]) -> Iterator[Part]:
+        for location in locations:
+            yield from location.parts()
+
+    def _prepended(self, first: Part, rest: Iterator[Part]) -> Iterator[Part]:
+        yield first
+        yield from rest
+
+    def _scan(self, locations: Sequence[Location]) -> tuple[Header, str, set[str]]:
+        header: Header | None = None
+        digests: dict[int, str] = {}
+        shards, failed = set(), set()
+        for part in self._all_parts(locations):
+            header = header or part.header
+            self._check(part, header)
+            shards.add(part.header.shard)
+            digests.update(zip(part.index.tolist(), part.digests, strict=True))
+            failed |= {failure.index for failure in part.failures}
+        if header is None:
+            raise BadInput("no input", "give at least one artifact")
+        self._indices = {*digests, *failed}
+        return header, header.content(digests[index] for index in sorted(digests)), shards
+
+    def _check(self, part: Part, first: Header) -> None:
+        header = part.header
+        if header.kind not in self._kinds:
+            needed = " or ".join(self._kinds)
+            made = KINDS[self._kinds[0]].made_by
+            raise BadInput(f"{part.where} holds {header.kind}, this step needs {needed}", f"make it with: {made}")
+        for what, same in (
+            ("kind", header.kind == first.kind),
+            ("classes", header.classes == first.classes),
+            ("run", header.run == first.run),
+            ("work list", header.work == first.work),
+        ):
+            if not same:
+                raise BadInput(
+                    f"{part.where}: its {what} differs from that of the first input",
+                    "give the parts of one run only; compare them with: xseg info FILE...",
+                )
+
+    def __iter__(self) -> Iterator[Record]:
+        for part in self._parts:
+            self._check(part, self.header)
+            self.failures += [failure for failure in part.failures if failure.index in self.expected]
+            for position, index in enumerate(part.index.tolist()):
+                if index not in self.expected:
+                    continue
+                if index in self._seen:
+                    self._repeated(part, position, index)
+                    continue
+                self._seen[index] = part.digests[position]
+                yield part.record(position)
+        self.failures = [failure for failure in self.failures if failure.index not in self._seen]
+        if not self._scanned:
+            self._check_coverage({*self._seen, *(failure.index for failure in self.failures)})
+
+    def _repeated(self, part: Part, position: int, index: int) -> None:
+        if self._seen[index] != part.digests[position]:
+            raise BadInput(f"{part.where}: {part.ids[position]} is there twice with different data", "give it once")
+        self._notice(f"{part.where}: {part.ids[position]} is there twice; the second copy is equal and left out")
+
+    def _check_coverage(self, seen: set[int]) -> None:
+        missing = [index for index in self.expected if index not in seen]
+        if missing and not self._allow_missing:
+            spans = np.array(missing)
+            raise BadInput(
+                f"{len(missing)} of {len(self.expected)} images are missing from the {self.header.kind}"
+                f" (positions {spans.min()} to {spans.max()} of the work list)",
+                "the step before did not finish; run it again, or go on without them with --allow-missing",
+            )

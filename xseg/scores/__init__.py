@@ -1,0 +1,1 @@
+"""Scores: one file per protocol, and the small maths they share."""

@@ -1,0 +1,45 @@
+"""The map of the program: one row per command, the kinds it reads and the kind it writes.
+
+Help, documentation and tests derive from it.
+"""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One command.
+
+    Attributes:
+        name: as typed after `xseg`.
+        reads: kinds of artifact, or `dataset`, in order of the arguments.
+        writes: kind of artifact, or `text` / `pictures`.
+        summary: one line for the help and the documentation.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    writes: str
+    summary: str
+
+
+STAGES = (
+    Stage("train-cls", ("dataset",), "classifier", "Train a classifier from image-level labels."),
+    Stage("explain", ("classifier", "dataset"), "heatmaps", "Explain a classifier: one heatmap per image and class."),
+    Stage("crf", ("heatmaps", "masks"), "pseudolabels", "Refine heatmaps by a dense CRF into confident labels or masks."),
+    Stage("affinity-train", ("pseudolabels", "classifier"), "affinity", "Learn which pixels belong together."),
+    Stage("random-walk", ("heatmaps", "affinity"), "heatmaps", "Spread heatmaps along the learned affinity."),
+    Stage("evaluate", ("heatmaps", "pseudolabels", "masks"), "scores", "Score heatmaps or masks against ground truth."),
+    Stage("methods", (), "text", "List the explanation methods and their parameters."),
+    Stage("info", ("any",), "text", "Say what an artifact holds and where it came from."),
+    Stage("validate", ("any",), "text", "Check an artifact completely."),
+    Stage("merge", ("any",), "any", "Join parts or shards into one artifact."),
+    Stage("export", ("masks",), "pictures", "Write masks as palette PNG files."),
+    Stage("show", ("heatmaps", "masks"), "pictures", "Draw heatmaps or masks over their photographs."),
+    Stage("demo", (), "text", "Run the whole chain on built-in data."),
+)
+
+
+def stage(name: str) -> Stage:
+    """The row of command `name`."""
+    return next(row for row in STAGES if row.name == name)

@@ -1,0 +1,126 @@
+"""Checkpoints beside the output: a kill at any moment leaves a readable one, and reading one runs no code."""
+
+import logging
+import os
+import pickle
+import shutil
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from xseg.errors import BadInput, CannotCreate, OutputFailed
+
+log = logging.getLogger(__name__)
+
+
+class Checkpoint:
+    """The directory `OUT.checkpoint` with `last.pt`, `previous.pt` and the identity of the run that owns it.
+
+    Args:
+        output: the final path OUT.
+        run: identity of the run; a checkpoint of another run is never used.
+        seconds: how long to train between two saves.
+        steps: also save every so many steps; None leaves it to `seconds`.
+    """
+
+    def __init__(self, output: Path, run: str, *, seconds: float = 60.0, steps: int | None = None) -> None:
+        self.directory = output.with_name(output.name + ".checkpoint")
+        self.run = run
+        self._seconds, self._steps = seconds, steps
+        self._saved = time.monotonic()
+
+    def claim(self) -> None:
+        """Make the directory this run's; call before any work.
+
+        Raises:
+            CannotCreate: it belongs to another run, or cannot be created.
+        """
+        owner = self.directory / "run"
+        try:
+            self.directory.mkdir(exist_ok=True)
+            if not owner.exists():
+                owner.write_text(self.run)
+            found = owner.read_text()
+        except OSError as error:
+            raise CannotCreate(f"{self.directory}: {error.strerror}", "choose another --output") from error
+        # An empty file is a claim cut short by a kill, before anything was trained.
+        if not found:
+            owner.write_text(self.run)
+        elif found != self.run:
+            raise self._foreign(self.directory, found)
+        self._saved = time.monotonic()
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest readable state, or None if there is none yet.
+
+        Raises:
+            CannotCreate: it belongs to another run.
+            BadInput: there are checkpoints, but none can be read.
+        """
+        files = [path for name in ("last.pt", "previous.pt") if (path := self.directory / name).exists()]
+        for path in files:
+            try:
+                state = torch.load(path, "cpu", weights_only=True)
+                found = state["run"]
+            except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+                log.warning("%s cannot be read (%s)", path, (str(error) or type(error).__name__).splitlines()[0])
+                continue
+            if found != self.run:
+                raise self._foreign(path, found)
+            return state
+        if files:
+            raise BadInput(
+                f"{self.directory}: no checkpoint in it can be read", f"rm -r {self.directory} and start again"
+            )
+        return None
+
+    def due(self, step: int) -> bool:
+        """Whether the state after `step` steps should be saved now."""
+        waited = time.monotonic() - self._saved >= self._seconds
+        return waited or (self._steps is not None and step % self._steps == 0)
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Publish `state` as last.pt; the last one becomes previous.pt.
+
+        Raises:
+            OutputFailed: it cannot be written, as on a full disk; what was there stays.
+        """
+        last, temporary = self.directory / "last.pt", ""
+        try:
+            with tempfile.NamedTemporaryFile(dir=self.directory, prefix="tmp-", delete=False) as file:
+                temporary = file.name
+                torch.save({**state, "run": self.run}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            if last.exists():
+                last.replace(self.directory / "previous.pt")
+            Path(temporary).replace(last)
+            self._sync()
+        except (OSError, RuntimeError) as error:
+            if temporary:
+                Path(temporary).unlink(missing_ok=True)
+            raise OutputFailed(
+                f"{last}: cannot be written ({error})", "make room, then run the same command"
+            ) from error
+        self._saved = time.monotonic()
+
+    def remove(self) -> None:
+        """Delete the directory: after OUT was published, or to start again."""
+        if self.directory.exists():
+            shutil.rmtree(self.directory)
+
+    def _sync(self) -> None:
+        descriptor = os.open(self.directory, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _foreign(self, path: Path, found: object) -> CannotCreate:
+        return CannotCreate(
+            f"{path} belongs to another run ({str(found)[:12]}, this one is {self.run[:12]})",
+            f"repeat that run's command to finish it, choose another --output, or rm -r {self.directory}",
+        )

@@ -1,0 +1,261 @@
+"""The one training loop: every trainer brings a task, the loop brings steps, precision, checkpoints and stopping."""
+
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from math import isfinite
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from xseg.device import autocast, is_out_of_memory, uses_amp
+from xseg.errors import Stopped, Unavailable, UsageError
+from xseg.seeding import key_seed
+from xseg.training.checkpoint import Checkpoint
+from xseg.training.schedule import Schedule
+
+Batch = Mapping[str, Tensor]
+Progress = Callable[[int, int, Mapping[str, float]], None]
+
+
+class Task(Protocol):
+    """What is trained, on what, towards what."""
+
+    @property
+    def module(self) -> nn.Module:
+        """The module whose state is trained and kept in checkpoints."""
+
+    def batches(self, steps: range) -> Iterator[Batch]:
+        """The batch of each step: tensors on the CPU, samples along the first axis; depends on the step alone."""
+
+    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Scalar loss of a batch (on the module's device), a mean over `weight(batch)` terms, and values to report."""
+
+    def weight(self, batch: Batch) -> float:
+        """Number of terms that `loss` averages, so that parts of a batch can stand for the whole."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How the loop runs.
+
+    Args:
+        steps: total number of steps.
+        seed: of everything random inside the module (dropout); keyed by step.
+        amp: mixed precision with loss scaling, on an accelerator only.
+        clip: largest norm of the gradient; None does not clip.
+        report_every: steps per entry of the history (an epoch, say).
+    """
+
+    steps: int
+    seed: int = 0
+    amp: bool = False
+    clip: float | None = None
+    report_every: int = 100
+
+
+@dataclass
+class LoopState:
+    """Where a run stands, all of it in the checkpoint.
+
+    Args:
+        step: steps done.
+        parts: parts a batch is split into; doubled when memory runs out.
+        history: one entry per `report_every` steps: `step`, `lr` and the mean of each reported value.
+        sums: running sums of the current entry, with the number of steps under `count`.
+    """
+
+    step: int = 0
+    parts: int = 1
+    history: list[dict[str, float]] = field(default_factory=list)
+    sums: dict[str, float] = field(default_factory=dict)
+
+
+def train(
+    task: Task,
+    optimizer: torch.optim.Optimizer,
+    schedule: Schedule,
+    settings: LoopSettings,
+    *,
+    device: torch.device,
+    checkpoint: Checkpoint | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    progress: Progress | None = None,
+) -> list[dict[str, float]]:
+    """Run all steps, or those that a checkpoint has not seen yet, and leave the module in eval mode.
+
+    A run that is interrupted at any step and continued ends with the same weights, bit for bit on the same machine and
+    thread count: batches, dropout and learning rate depend on the step alone. When the device's memory runs out the
+    batch is split and gradients are accumulated; with frozen batch norms and no dropout that changes rounding only.
+
+    Args:
+        task: module, batches and loss.
+        optimizer: its groups carry `base_lr`, multiplied by `schedule(step)`.
+        schedule: factor of the learning rate.
+        settings: numbers.
+        device: where `task.module` is.
+        checkpoint: claimed already; None keeps none.
+        should_stop: polled between steps.
+        progress: told (steps done, of how many, values of the last step).
+
+    Returns:
+        The history, see `LoopState`.
+
+    Raises:
+        Stopped: `should_stop` said so; a checkpoint was saved.
+        UsageError: the loss or a weight is not finite; the message names the step.
+        Unavailable: memory does not suffice for one sample.
+        CannotCreate, BadInput, OutputFailed: the checkpoint is another run's, unreadable or cannot be written.
+    """
+    run = _Run(task, optimizer, schedule, settings, device, checkpoint)
+    run.resume()
+    task.module.train()
+    try:
+        # Forked: what is drawn here leaves the caller's random numbers as they were.
+        with (
+            torch.random.fork_rng(devices=[]),
+            closing(_batches(task, range(run.state.step, settings.steps))) as batches,
+        ):
+            for batch in batches:
+                if should_stop():
+                    run.save()
+                    raise Stopped(
+                        f"stopped after step {run.state.step} of {settings.steps}", "the same command continues"
+                    )
+                values = run.advance(batch)
+                if progress is not None:
+                    progress(run.state.step, settings.steps, values)
+                if checkpoint is not None and checkpoint.due(run.state.step):
+                    run.save()
+        run.save()
+    finally:
+        task.module.eval()
+    return run.state.history
+
+
+def _batches(task: Task, steps: range) -> Generator[Batch, None, None]:
+    # A generator can be closed, whatever kind of iterator the task returns.
+    yield from task.batches(steps)
+
+
+class _Run:
+    def __init__(
+        self,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        schedule: Schedule,
+        settings: LoopSettings,
+        device: torch.device,
+        checkpoint: Checkpoint | None,
+    ) -> None:
+        self.task, self.optimizer, self.schedule, self.settings = task, optimizer, schedule, settings
+        self.device, self.checkpoint = device, checkpoint
+        self.amp = uses_amp(device, settings.amp)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp)
+        self.state = LoopState()
+
+    def resume(self) -> None:
+        saved = self.checkpoint.load() if self.checkpoint else None
+        if saved is None:
+            return
+        self.task.module.load_state_dict(saved["module"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.scaler.load_state_dict(saved["scaler"])
+        self.state = LoopState(**saved["state"])
+
+    def save(self) -> None:
+        if self.checkpoint is None:
+            return
+        _check_weights(self.task.module, self.state.step)
+        self.checkpoint.save(
+            {
+                "module": self.task.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": self.scaler.state_dict(),
+                "state": vars(self.state),
+            }
+        )
+
+    def advance(self, batch: Batch) -> dict[str, float]:
+        state, step = self.state, self.state.step
+        factor = self.schedule(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["base_lr"] * factor
+        values = self._gradients(batch, step)
+        self.scaler.unscale_(self.optimizer)
+        if self.settings.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.task.module.parameters(), self.settings.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        state.step += 1
+        self._report({**values, "lr": factor})
+        if state.step == self.settings.steps:
+            _check_weights(self.task.module, state.step)
+        return values
+
+    def _gradients(self, batch: Batch, step: int) -> dict[str, float]:
+        buffers = [(buffer, buffer.clone()) for buffer in self.task.module.buffers()]
+        while True:
+            try:
+                return self._accumulate(batch, step)
+            except RuntimeError as error:
+                if not is_out_of_memory(error):
+                    raise
+                size = len(next(iter(batch.values())))
+                if self.state.parts >= size:
+                    hint = "choose a smaller --crop, or --device cpu"
+                    raise Unavailable(f"the device's memory does not hold one sample (step {step})", hint) from error
+            # Outside the handler: the traceback no longer keeps the failed pass alive.
+            self.state.parts = min(2 * self.state.parts, size)
+            with torch.no_grad():
+                for buffer, before in buffers:
+                    buffer.copy_(before)
+
+    def _accumulate(self, batch: Batch, step: int) -> dict[str, float]:
+        self.optimizer.zero_grad(set_to_none=True)
+        parts = _split(batch, self.state.parts)
+        weights = [self.task.weight(part) for part in parts]
+        total = sum(weights) or 1.0
+        sums: dict[str, float] = {}
+        for index, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+            torch.manual_seed(key_seed(self.settings.seed, "step", step, *([index] * (index > 0))))
+            on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in part.items()}
+            with autocast(self.device, self.amp):
+                loss, values = self.task.loss(on_device, step)
+            share = weight / total if len(parts) > 1 else 1.0
+            found = float(loss.detach())
+            if not isfinite(found):
+                raise _diverged(f"the loss is {found}", step)
+            self.scaler.scale(loss * share).backward()
+            for name, value in {"loss": found, **values}.items():
+                sums[name] = sums.get(name, 0.0) + float(value) * share
+        return sums
+
+    def _report(self, values: Mapping[str, float]) -> None:
+        state = self.state
+        for name, value in {**values, "count": 1.0}.items():
+            state.sums[name] = state.sums.get(name, 0.0) + value
+        if state.step % self.settings.report_every and state.step < self.settings.steps:
+            return
+        count = state.sums.pop("count")
+        state.history.append({"step": state.step, **{name: total / count for name, total in state.sums.items()}})
+        state.sums = {}
+
+
+def _split(batch: Batch, parts: int) -> list[Batch]:
+    if parts == 1:
+        return [batch]
+    size = -(-len(next(iter(batch.values()))) // parts)
+    pieces = {name: tensor.split(size) for name, tensor in batch.items()}
+    return [dict(zip(pieces, piece, strict=True)) for piece in zip(*pieces.values(), strict=True)]
+
+
+def _check_weights(module: nn.Module, step: int) -> None:
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise _diverged(f"{name} is no longer finite", step)
+
+
+def _diverged(what: str, step: int) -> UsageError:
+    return UsageError(f"training diverged at step {step}: {what}", "lower --lr, lengthen --warmup, or use --no-amp")
