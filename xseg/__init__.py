@@ -3,9 +3,13 @@
 The steps of the command line, on tensors: `from xseg import explain, crf, random_walk`.
 """
 
+import os
 from typing import TYPE_CHECKING
 
 from xseg.version import __version__
+
+# Spinning OpenMP threads make a busy neighbour cost 20x; this must be set before torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 if TYPE_CHECKING:
     from xseg.api import crf, explain, random_walk

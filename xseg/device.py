@@ -8,9 +8,6 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TypeVar
 
-# Spinning OpenMP threads make a busy neighbour cost 20x; this must be set before torch is first imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import torch
 
 from xseg.errors import Unavailable, UsageError
@@ -60,6 +57,9 @@ def _usable_cuda(name: str) -> torch.device:
     device = torch.device(name)
     if device.index is not None and device.index >= torch.cuda.device_count():
         raise Unavailable(f"--device {name}: only {torch.cuda.device_count()} CUDA devices are visible", hint)
+    # Full float32: the 10-bit mantissa of TF32 would make results differ from the CPU's in the third digit.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     try:
         torch.zeros(1, device=device)
     except RuntimeError as error:

@@ -1,4 +1,4 @@
-"""psa's algorithm for pair affinities: gather both ends of all pairs at once. A second opinion, and the memory to beat."""
+"""psa's way to pair affinities: gather both ends of every pair. A second opinion, and the time to beat."""
 
 import torch
 

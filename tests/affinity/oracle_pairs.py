@@ -53,7 +53,7 @@ def pooled(maps, stride):
 
 def enlarged(grid, stride):
     """(K, h, w) -> bilinear, align_corners false, edge values repeated."""
-    count, height, width = grid.shape
+    height, width = grid.shape[1:]
 
     def weights(size):
         matrix = np.zeros((size * stride, size))

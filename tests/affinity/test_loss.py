@@ -68,7 +68,8 @@ def test_affinities_and_their_gradient_equal_the_gathered_ones(channels, dtype, 
     for values in (ours, theirs):
         weights = draw(sum(value.shape[1] for value in values), seed=3, dtype=dtype)
         (torch.cat(values, 1) * weights).sum().backward()
-    torch.testing.assert_close(sliced.grad, gathered.grad, rtol=0, atol=10 * tolerance)
+    deviation = (sliced.grad - gathered.grad).abs().max() / gathered.grad.abs().max()
+    assert deviation <= 10 * tolerance
 
 
 def test_work_done_in_blocks_of_channels_changes_nothing():
@@ -85,8 +86,9 @@ def test_work_done_in_blocks_of_channels_changes_nothing():
 
 @pytest.mark.parametrize("border", ["all", "psa"])
 def test_gradient_of_the_loss_equals_finite_differences(border):
-    features = draw(2, 3, 6, 9).requires_grad_()
-    labels = pair_labels(draw_labels(2, 6, 9), 3, border)
+    features = draw(2, 2, 4, 6).requires_grad_()
+    labels = pair_labels(draw_labels(2, 4, 6), 3, border)
+    assert all(mask.any() for mask in labels)
     assert torch.autograd.gradcheck(lambda f: affinity_loss(pair_affinity(f, 3, border), labels).total, features)
 
 
@@ -104,7 +106,9 @@ def test_loss_is_independent_of_class_numbers_and_of_unknown_nodes():
     value = affinity_loss(pair_affinity(features), pair_labels(labels)).total
     assert torch.equal(affinity_loss(pair_affinity(features), pair_labels(renamed)).total, value)
     moved = torch.where((labels == 255)[:, None], 9.0, features)
-    torch.testing.assert_close(affinity_loss(pair_affinity(moved), pair_labels(labels)).total, value, rtol=1e-13, atol=0)
+    torch.testing.assert_close(
+        affinity_loss(pair_affinity(moved), pair_labels(labels)).total, value, rtol=1e-13, atol=0
+    )
 
 
 def test_labels_all_unknown_give_zero_loss_and_a_finite_gradient():

@@ -53,7 +53,9 @@ def test_windows_list_every_pair_once_on_any_grid(height, width, radius, border)
 
 
 def test_psa_border_has_2496_first_nodes_on_a_56_grid_and_drops_a_seventh_of_the_pairs():
-    sizes = {(first[0].stop - first[0].start) * (first[1].stop - first[1].start) for _, first, _ in windows(56, 56, 5, "psa")}
+    sizes = {
+        (first[0].stop - first[0].start) * (first[1].stop - first[1].start) for _, first, _ in windows(56, 56, 5, "psa")
+    }
     assert sizes == {2496}
     count = {border: sum((f[0].stop - f[0].start) * (f[1].stop - f[1].start) for _, f, _ in windows(56, 56, 5, border))
              for border in ("all", "psa")}  # fmt: skip

@@ -243,14 +243,14 @@ def test_mixed_precision_stays_near(name):
 
 @pytest.mark.gpu
 def test_a_gpu_out_of_memory_halves_the_batch():
-    images = [picture(512, 512, seed) for seed in range(8)]
+    images = [picture(1024, 1024, seed) for seed in range(8)]
     expected = explain("grad-cam", images, [(1,)] * 8, batch_size=1)
     classifier = on_gpu(pooled())
     explain("grad-cam", images[:1], [(1,)], classifier)
     torch.cuda.empty_cache()
-    free, total = torch.cuda.mem_get_info()
-    # Room for what is held already and about 80 MiB more: eight images need over 150.
-    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 80 * 2**20) / total)
+    total = torch.cuda.mem_get_info()[1]
+    # Room for what is held already and 200 MiB more; the pixels of eight images alone take 220, twice while scaled.
+    torch.cuda.set_per_process_memory_fraction((torch.cuda.memory_reserved() + 200 * 2**20) / total)
     sizes = []
     hook = classifier.net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     try:
@@ -259,7 +259,6 @@ def test_a_gpu_out_of_memory_halves_the_batch():
         torch.cuda.set_per_process_memory_fraction(1.0)
         hook.remove()
     assert len(found) == 8
-    assert free > 0
-    assert max(sizes, default=0) < 8 or len(sizes) > 1
+    assert 1 < len(sizes) <= 15
     for a, b in zip(found, expected, strict=True):
         assert_close(a.maps / np.abs(b.maps).max(), b.maps / np.abs(b.maps).max(), 1e-4)

@@ -13,9 +13,9 @@ from xseg.scores.confusion import confusion_matrix, ignore_value, merge_confusio
 labels_with_ignore = hnp.arrays(np.uint8, (7, 9), elements=st.sampled_from([0, 1, 2, 3, 255]))
 
 
-@given(labels_with_ignore, labels_with_ignore)
-def test_confusion_equals_sklearn_with_the_ignored_truth_left_out(prediction, truth):
-    matrix = confusion_matrix(prediction, truth, 4)
+@given(labels_with_ignore, labels_with_ignore, st.sampled_from([np.uint8, np.uint16, np.int64]))
+def test_confusion_equals_sklearn_with_the_ignored_truth_left_out(prediction, truth, dtype):
+    matrix = confusion_matrix(prediction.astype(dtype), truth, 4)
     known = truth != 255
     if known.any():
         codes = np.where(prediction == 255, 4, prediction)
@@ -51,7 +51,7 @@ def test_a_label_out_of_range_is_refused_by_name(bad):
 
 
 def test_a_mask_of_another_size_is_refused():
-    with pytest.raises(BadInput, match="a mask of another size: 2x3 .* 3x2"):
+    with pytest.raises(BadInput, match=r"a mask of another size: 2x3 .* 3x2"):
         confusion_matrix(np.zeros((2, 3), np.uint8), np.zeros((3, 2), np.uint8), 2)
 
 
@@ -61,6 +61,8 @@ def test_floats_and_an_ignore_that_is_a_class_are_programmer_mistakes():
         confusion_matrix(zeros.astype(float), zeros, 2)
     with pytest.raises(ValueError, match="ignore is 3"):
         confusion_matrix(zeros, zeros, 4, ignore=3)
+    with pytest.raises(ValueError, match="ignore is 255"):
+        confusion_matrix(zeros, zeros, 256)
 
 
 def test_counters_go_beyond_32_bits_when_merged():

@@ -6,6 +6,7 @@ from sklearn.metrics import jaccard_score
 
 from tests.scores import oracle_segmentation as oracle
 from xseg.errors import BadInput
+from xseg.scores.counts import ImageCounts, compact, count_table, curve_totals
 from xseg.scores.segmentation import SegmentationScore, tune_threshold
 from xseg.scores.sweep import SWEEP
 
@@ -207,16 +208,19 @@ def test_order_and_sharding_change_nothing(seed):
         assert getattr(again, name) == getattr(whole, name), name
 
 
-def test_counters_of_merged_images_go_beyond_32_bits():
-    score = score_masks([(np.ones((2, 2), np.uint8), np.ones((2, 2), np.uint8))])
-    original = score._images["000"]
-    big = type(original)(
-        original.class_id, original.true_positive * 2**29, original.predicted * 2**29, original.truth * 2**29
-    )
-    score._images = {str(n): type(big)(big.class_id, *(a.astype(np.uint32) for a in (
-        big.true_positive.astype(np.int64), big.predicted.astype(np.int64), big.truth.astype(np.int64)
-    ))) for n in range(5)}
-    assert score.table().totals()[1].tolist() == [5 * 2**31] * 3
+def test_counters_of_many_large_images_go_beyond_32_bits():
+    most = np.array([2**31 - 1], np.int32)  # the largest image whose counts are kept in 32 bits
+    image = ImageCounts(np.array([1], np.int32), most[None], most[None], most)
+    images = {str(number): image for number in range(5)}
+    assert count_table(images, 4, 0).totals()[1].tolist() == [5 * (2**31 - 1)] * 3
+    true_positive, predicted, truth = curve_totals(images, 4, 1)
+    assert true_positive[0, 1] == predicted[0, 1] == truth[1] == 5 * (2**31 - 1)
+
+
+def test_an_image_of_more_than_31_bits_of_pixels_is_counted_in_64():
+    counts = np.array([2**32, 5], np.int64)
+    kept = compact(np.array([0, 1]), counts[None], counts[None], counts)
+    assert kept.truth.tolist() == kept.predicted[0].tolist() == [2**32, 5]
 
 
 def test_an_image_scored_twice_is_refused_in_one_run_and_across_shards():

@@ -69,7 +69,7 @@ def test_the_table_shows_runs_side_by_side():
     assert f"{tuned['miou']:.3f}" in text
     assert f"{masks['miou']:.3f}" in text
     assert f"{tuned['best']['miou']:.3f}" in text
-    assert [line for line in text.splitlines() if "hat" in line][0].rstrip(" │").endswith("-")
+    assert next(line for line in text.splitlines() if "hat" in line).rstrip(" │").endswith("-")
 
 
 def test_the_best_rows_are_left_out_where_nothing_was_swept():

@@ -121,7 +121,7 @@ def affinity_loss(affinity: Tensor, labels: PairLabels, *, epsilon: float = 1e-5
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, values, 0).sum() / (mask.sum() + 1e-5)
+    return torch.where(mask, values, 0).sum() / (mask.sum().to(values.dtype) + 1e-5)
 
 
 @torch.no_grad()

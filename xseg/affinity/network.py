@@ -66,7 +66,8 @@ class AffinityConfig:
         """
         try:
             entries: dict[str, Any] = json.loads(text)
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in entries.items()})
+            values: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in entries.items()}
+            return cls(**values)
         except (ValueError, TypeError, AttributeError) as error:
             raise BadInput(
                 f"the configuration of the affinity network does not fit this version: {error}",

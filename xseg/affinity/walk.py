@@ -40,21 +40,29 @@ PRESETS = {
 
 @torch.no_grad()
 def random_walk(
-    maps: Tensor, affinities: Tensor, *, beta: float = 8, steps: int = 256, stride: int = 8, radius: float = 5
+    maps: Tensor,
+    affinities: Tensor,
+    *,
+    beta: float = 8,
+    steps: int = 256,
+    stride: int = 8,
+    radius: float = 5,
+    dtype: torch.dtype = torch.float64,
 ) -> Tensor:
     """Spread class maps of one image along its affinities: pool, walk, enlarge, crop, as psa does.
 
     Args:
         maps: (K, H, W), background channel included where it is to walk; float32 or float64. Pooled as means over
             stride x stride pixels after padding with zeros right and below.
-        affinities: (O, ceil(H / stride), ceil(W / stride)) of the pairs within `radius`, same dtype.
+        affinities: (O, ceil(H / stride), ceil(W / stride)) of the pairs within `radius`; float32 or float64.
         beta: power of the affinities.
         steps: the t of T^t (psa: 2^8); 0 gives the pooled and enlarged maps.
         stride: pixels per node.
         radius: the radius the affinities were computed with, in nodes.
+        dtype: of the walk's arithmetic, float64 or (for devices without it) float32.
 
     Returns:
-        (K, H, W) in the range of the maps. Channels are not normalised against each other.
+        (K, H, W) of the maps' dtype and in their range. Channels are not normalised against each other.
 
     Raises:
         ValueError: shapes or dtypes that do not fit together.
@@ -67,7 +75,7 @@ def random_walk(
             f"affinities have shape {found}, needed (O, {grid[0]}, {grid[1]}) for maps {tuple(maps.shape)}"
         )
     pooled = functional.avg_pool2d(pad_to_multiple(maps, stride), stride)
-    walked = transition(affinities, beta=beta, radius=radius).apply(pooled.flatten(1), steps)
+    walked = transition(affinities, beta=beta, radius=radius, dtype=dtype).apply(pooled.flatten(1), steps)
     canvas = (grid[0] * stride, grid[1] * stride)
     nodes = walked.view(1, classes, *grid)
     full = functional.interpolate(nodes, size=canvas, mode="bilinear", align_corners=False)[0]

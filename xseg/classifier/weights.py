@@ -2,6 +2,7 @@
 
 import difflib
 import pickle
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from torch import Tensor, nn
 
 from xseg.errors import BadInput, InputMissing
 
+# What torch and safetensors raise for files that are cut short or of another kind, the unpickler's own slips included.
+UNREADABLE = (
+    pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
+    AttributeError, struct.error,
+)  # fmt: skip
 _NESTED = ("state_dict", "model", "model_state_dict")
 
 
@@ -29,13 +35,14 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         raise InputMissing(f"--weights {path}: no such file", "a .safetensors or .pth file, or hub, or none")
     try:
         loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise BadInput(
-            f"--weights {path}: refused, loading it would run code stored in the file",
-            "save the plain state dict: safetensors.torch.save_file(model.state_dict(), ...)",
-        ) from error
-    except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        raise BadInput(f"--weights {path}: cannot be read ({str(error).splitlines()[0]})", "is it complete?") from error
+    except UNREADABLE as error:
+        if "unsupported global" in str(error).lower():
+            raise BadInput(
+                f"--weights {path}: refused, loading it would run code stored in the file",
+                "save the plain state dict: safetensors.torch.save_file(model.state_dict(), ...)",
+            ) from error
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise BadInput(f"--weights {path}: cannot be read ({reason})", "is the file complete?") from error
     return _state_dict(loaded, path)
 
 

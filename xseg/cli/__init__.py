@@ -1,6 +1,16 @@
 """The command line: one thin file per command. Importing this imports no torch."""
 
-from xseg.cli import explain, info, merge, methods  # noqa: F401 - each registers its commands
+from xseg.cli import (  # noqa: F401, I001 - each registers its commands, in the order of the chain
+    train_cls,
+    explain,
+    crf,
+    affinity_train,
+    random_walk,
+    evaluate,
+    methods,
+    info,
+    merge,
+)
 from xseg.cli.command import app, main
 
 __all__ = ["app", "main"]

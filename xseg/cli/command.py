@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -114,6 +115,8 @@ def _runtime(options: dict[str, Any], stdout: Stdout) -> "Runtime":
     if options.get("shard"):
         known["shard"] = Shard.parse(options["shard"])
     target = stdout.target(options["output"]) if "output" in options else Target()
+    if options.get("score_output"):
+        target = Target(path=Path(options["score_output"]))
     return Runtime(target=target, argv=("xseg", *sys.argv[1:]), **known)
 
 

@@ -1,12 +1,15 @@
 """What commands share beyond options: opening a data set, printing where the result is."""
 
 import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from xseg.cli.command import Context
+from xseg.cli.options import numbers
 from xseg.errors import Status, UsageError
 
 if TYPE_CHECKING:
@@ -23,6 +26,32 @@ def dataset_of(location: str, format_: str | None, split: str | None, context: C
     from xseg.datasets import open_dataset
 
     return open_dataset(location, format=format_, split=split).limited(context.runtime.limit)
+
+
+def trainer_data(location: str, format_: str | None, split: str | None, context: Context) -> "Dataset":
+    """The data set of a trainer: split `train` where there is one and none was named."""
+    from xseg.datasets import open_dataset
+
+    dataset = open_dataset(location, format=format_, split=split, default_split="train")
+    return dataset.limited(context.runtime.limit)
+
+
+def options_of(settings: Sequence[str]) -> dict[str, str | int | float | bool | None]:
+    """`KEY=VALUE` arguments for a model's constructor; values are read as JSON where they are JSON.
+
+    Raises:
+        UsageError: no `=`.
+    """
+    options: dict[str, str | int | float | bool | None] = {}
+    for setting in settings:
+        key, equals, text = setting.partition("=")
+        if not equals:
+            raise UsageError(f"--set {setting}: needed KEY=VALUE")
+        try:
+            options[key] = json.loads(text)
+        except ValueError:
+            options[key] = text
+    return options
 
 
 def map_size_of(text: str) -> "MapSize":
@@ -47,6 +76,33 @@ def report(context: Context, status: Status) -> Status:
     if status == Status.SOME_FAILED:
         context.runtime.reporter.note("some images failed; they are named above and in the artifact")
     return status
+
+
+def report_network(context: Context, kind: str) -> None:
+    """Print the path of a trained network (or JSON about it)."""
+    path = context.runtime.path
+    context.stdout.line(json.dumps({**_summary(path), "kind": kind}) if context.json else str(path))
+
+
+@contextmanager
+def meaningful() -> Iterator[None]:
+    """Tell a parameter that has no meaning as the usage error it is."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def pair_of(text: str, option: str) -> tuple[float, float]:
+    """Two numbers separated by a comma.
+
+    Raises:
+        UsageError: something else.
+    """
+    values = numbers(text, option)
+    if len(values) != 2:
+        raise UsageError(f"{option} {text}: needed two numbers separated by a comma")
+    return values[0], values[1]
 
 
 def _summary(path: Path) -> dict[str, object]:

@@ -26,6 +26,9 @@ def explain(
     flip: Annotated[bool, typer.Option("--flip", help="Also look at the mirrored image.")] = False,
     map_size: Annotated[str, typer.Option(metavar="image|model|HxW", help="Grid of the stored maps.")] = "image",
     layer: Annotated[str | None, typer.Option(help="Module path of the layer to look at.")] = None,
+    output_stride: Annotated[
+        int | None, typer.Option(min=1, help="Run the classifier at another output stride than it was trained at.")
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float16, float32 or uint8.")] = None,
     split: SplitOpt = None,
     format_: FormatOpt = None,
@@ -39,7 +42,17 @@ def explain(
     from xseg.heatmaps.step import explain as run
 
     options = ExplainOptions(
-        method, tuple(set_ or ()), targets, threshold, size, numbers(scales, "--scales"), flip, map_size_of(map_size), layer, dtype
+        method=method,
+        settings=tuple(set_ or ()),
+        targets=targets,
+        threshold=threshold,
+        size=size,
+        scales=numbers(scales, "--scales"),
+        flip=flip,
+        map_size=map_size_of(map_size),
+        layer=layer,
+        output_stride=output_stride,
+        dtype=dtype,
     )
     status = run(classifier, dataset_of(dataset, format_, split, context), options, context.runtime)
     return report(context, status)

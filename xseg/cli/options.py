@@ -17,6 +17,10 @@ SHARED: Shared = {
         ],
         None,
     ),
+    "score_output": (
+        Annotated[str | None, typer.Option("-o", "--output", metavar="PATH", help="Also keep the scores as an artifact.")],
+        None,
+    ),
     "overwrite": (Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")], False),
     "images": (
         Annotated[

@@ -1,7 +1,8 @@
 """A small data set that is drawn, not photographed: for the demo and for tests, with exact masks.
 
-Every object has a head, whose colours and pattern tell its class, and a larger body, whose texture it shares with
-another class and whose colour says nothing: a classifier looks at heads, so its heatmaps cover objects only partly.
+Most objects have a head, whose colours and pattern tell the class at once, and all have a larger body, of which only
+outline and faint texture tell it and the colour says nothing: a classifier looks at heads before bodies, so its
+heatmaps cover objects only partly.
 Some bodies have the colour of the ground they stand on, and two of the classes mostly appear together.
 """
 
@@ -21,8 +22,10 @@ from xseg.seeding import generator
 CLASSES = ("beetle", "crate", "arrow", "capsule", "cross", "kite")
 _EMPTY = 0.06  # share of images without any object
 _CAMOUFLAGED = 0.2  # share of bodies in the colour of the ground
+_HEADLESS = 0.15  # share of objects whose head is plain: only they make a classifier look at bodies
 _TOGETHER = 0.7  # chance that a crate brings an arrow
 _OUTLINE = 35.0
+_PEAK, _TINT = 0.5, 0.5  # where a body's texture takes on a shade of the head's colour, and how much
 _TRIES = 40
 
 Shape = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -37,7 +40,7 @@ _BODIES: tuple[Shape, ...] = (
     lambda u, v: ((abs(u) < 1) & (abs(v) < 0.36)) | ((abs(u - 0.15) < 0.36) & (abs(v) < 0.85)),
     lambda u, v: abs(u) + abs(v) / 0.8 < 1,
 )
-_HEAD_CENTRE, _HEAD_RADIUS = -0.75, 0.36
+_HEAD_CENTRE, _HEAD_RADIUS = -0.7, 0.42
 # Patterns give -1..1. Heads: one for each class, in head coordinates.
 _HEADS: tuple[Pattern, ...] = (
     lambda u, v: np.sign(np.hypot(u, v) - 0.55),
@@ -58,11 +61,14 @@ _HEAD_COLOURS = np.array(
     ],
     np.float64,
 )
-# Bodies: one for every two classes, in pixels along and across the object.
+# Bodies: faint ones, in pixels along and across the object.
 _TEXTURES: tuple[Pattern, ...] = (
     lambda x, y: np.sin(x * 1.1),
+    lambda x, y: np.sin(y * 1.1),
     lambda x, y: np.sin(x * 0.9) * np.sin(y * 0.9) * 1.4,
     lambda x, y: np.sin((x + y) * 0.8),
+    lambda x, y: np.sin((x + y) * 0.65) * np.sin((x - y) * 0.65) * 1.4,
+    lambda x, y: np.sin(x * 0.55) + 0.4 * np.sin(y * 1.6),
 )
 
 
@@ -178,11 +184,14 @@ def _add_object(rng: np.random.Generator, canvas: np.ndarray, mask: np.ndarray, 
     mask[visible] = kind + 1
     ground = np.median(canvas[visible], axis=0)
     colour = ground if rng.random() < _CAMOUFLAGED else _distant_colour(rng, ground)
-    texture = _TEXTURES[kind // 2](u * radius, v * radius)
-    body = colour + 16 * texture[..., None] * np.array([1.0, 0.95, 0.9])
-    pattern = _HEADS[kind]((u - _HEAD_CENTRE) / _HEAD_RADIUS, v / _HEAD_RADIUS)
+    texture = _TEXTURES[kind](u * radius, v * radius)
     dark, light = _HEAD_COLOURS[kind]
-    body[head] = np.where(pattern[head][:, None] < 0, dark, light)
+    body = colour + 16 * texture[..., None] * np.array([1.0, 0.95, 0.9])
+    peaks = texture > _PEAK
+    body[peaks] += _TINT * (light - body[peaks])
+    if rng.random() >= _HEADLESS:
+        pattern = _HEADS[kind]((u - _HEAD_CENTRE) / _HEAD_RADIUS, v / _HEAD_RADIUS)
+        body[head] = np.where(pattern[head][:, None] < 0, dark, light)
     body[_rim(whole)] = _OUTLINE
     canvas[visible] = body[visible]
 
@@ -250,7 +259,7 @@ def _write(root: Path, images: int, classes: int, size: int, seed: int) -> None:
         (root / part).mkdir(parents=True)
     names = CLASSES[:classes]
     ids = [f"{index:05d}" for index in range(images)]
-    rows = [("id", "classes")]
+    table = [("id", "classes")]
     for index, stem in enumerate(ids):
         image, mask = render(seed, index, classes=classes, size=size)
         Image.fromarray(image).save(root / "JPEGImages" / f"{stem}.jpg", quality=92, subsampling=0)
@@ -259,13 +268,13 @@ def _write(root: Path, images: int, classes: int, size: int, seed: int) -> None:
         indexed.putpalette(_palette())
         indexed.save(root / "SegmentationClass" / f"{stem}.png")
         present = np.unique(mask[mask > 0])
-        rows.append((stem, " ".join(names[label - 1] for label in present)))
+        table.append((stem, " ".join(names[label - 1] for label in present)))
     train = images - max(1, images // 4)
-    for split, part in (("train", ids[:train]), ("val", ids[train:])):
-        (root / "ImageSets/Segmentation" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in part))
+    for split, members in (("train", ids[:train]), ("val", ids[train:])):
+        (root / "ImageSets/Segmentation" / f"{split}.txt").write_text("".join(f"{stem}\n" for stem in members))
     (root / "classes.txt").write_text("".join(f"{name}\n" for name in names))
     with (root / "labels.csv").open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
+        csv.writer(file, lineterminator="\n").writerows(table)
 
 
 def _palette() -> list[int]:

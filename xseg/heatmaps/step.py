@@ -5,13 +5,11 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 from xseg.artifacts.header import Header, Parent, WorkList
 from xseg.artifacts.record import Record
-from xseg.artifacts.weights import read_weights
-from xseg.classifier.config import ClassifierConfig
-from xseg.classifier.model import Classifier, build
+from xseg.classifier.model import Classifier
+from xseg.classifier.step import load_classifier
 from xseg.datasets.index import Dataset, Item
 from xseg.device import resolve, uses_amp
 from xseg.errors import BadInput, Status
@@ -45,6 +43,7 @@ class ExplainOptions:
         flip: also look at the mirrored image.
         map_size: grid of the stored maps.
         layer: module path of the layer to look at; None: the classifier's own.
+        output_stride: run the classifier at another output stride than it was trained at; None: at its own.
         dtype: of the stored maps; None: float16, or float32 for signed maps.
     """
 
@@ -57,6 +56,7 @@ class ExplainOptions:
     flip: bool = False
     map_size: MapSize = "image"
     layer: str | None = None
+    output_stride: int | None = None
     dtype: str | None = None
 
 
@@ -78,21 +78,6 @@ class _Photograph:
     labels: np.ndarray
 
 
-def load_classifier(source: str, device: torch.device) -> tuple[Header, str, Classifier]:
-    """A classifier artifact as a network in evaluation mode.
-
-    Returns:
-        Its header, `content` and the network on `device`.
-    """
-    header, content, config, state = read_weights(source, "classifier")
-    classifier = build(ClassifierConfig.from_json(config))
-    try:
-        classifier.net.load_state_dict(state)
-    except RuntimeError as error:
-        raise BadInput(f"{source}: the weights do not fit its config ({str(error).splitlines()[0]})") from error
-    return header, content, classifier.to(device).eval()
-
-
 def explain(source: str, dataset: Dataset, options: ExplainOptions, runtime: Runtime) -> Status:
     """Write the heatmaps of every image.
 
@@ -107,7 +92,7 @@ def explain(source: str, dataset: Dataset, options: ExplainOptions, runtime: Run
         BadInput: class names that the classifier does not know.
     """
     device = resolve(runtime.device)
-    _, content, classifier = load_classifier(source, device)
+    _, content, classifier = load_classifier(source, device, options.output_stride)
     method = methods.create(options.method, options.settings)
     require_served(method, classifier, options.layer)
     labels = Labels(dataset, classifier.config.classes)
@@ -116,7 +101,7 @@ def explain(source: str, dataset: Dataset, options: ExplainOptions, runtime: Run
     )
     if targets.rule == "labels":
         labels.require()
-    header = _header(content, classifier, dataset, method, options, runtime)
+    header = _header(content, classifier, dataset, method, options, runtime, targets.rule == "labels")
     explainer = _Explainer(classifier, method, targets, options, header, runtime)
     positions = runtime.shard.range(len(dataset)) if runtime.shard else range(len(dataset))
 
@@ -227,7 +212,13 @@ class _Explainer:
 
 
 def _header(
-    content: str, classifier: Classifier, dataset: Dataset, method: Method, options: ExplainOptions, runtime: Runtime
+    content: str,
+    classifier: Classifier,
+    dataset: Dataset,
+    method: Method,
+    options: ExplainOptions,
+    runtime: Runtime,
+    labels_given: bool,
 ) -> Header:
     device = resolve(runtime.device)
     decided: dict[str, Any] = {
@@ -249,7 +240,7 @@ def _header(
             "class_specific": method.class_specific,
             "map_size": options.map_size if isinstance(options.map_size, str) else "x".join(map(str, options.map_size)),
         },
-        provenance=provenance(device, dataset),
+        provenance=provenance(device, dataset, labels_given=labels_given),
         root=str(dataset.root.absolute()),
         work=WorkList.of(item.id for item in dataset.items),
         shard=str(runtime.shard) if runtime.shard else "",

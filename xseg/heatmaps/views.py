@@ -90,7 +90,7 @@ def resize_images(pixels: Tensor, shape: tuple[int, int]) -> Tensor:
     scaled = pixels.to(torch.float32)
     if tuple(scaled.shape[-2:]) != shape:
         scaled = functional.interpolate(scaled, shape, mode="bicubic", align_corners=False, antialias=True)
-    return scaled.clamp(0, 255) / 255
+    return scaled.clamp(0, 255).div_(255)
 
 
 def resize_maps(maps: Tensor, shape: tuple[int, int]) -> Tensor:

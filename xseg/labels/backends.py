@@ -2,7 +2,8 @@
 
 import importlib.util
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import lru_cache
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -10,8 +11,18 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from xseg.errors import Unavailable
-from xseg.labels.meanfield import Backend, Kernels, LatticeMeanField
+from xseg.labels.meanfield import (
+    CACHED_PIXELS,
+    Backend,
+    Kernels,
+    LatticeMeanField,
+    colour_features,
+    grid_features,
+)
 from xseg.registry import Registry
+
+if TYPE_CHECKING:
+    from xseg.labels.fused import FusedLattice
 
 BACKENDS: Registry[Backend] = Registry("CRF backend", group="xseg.crf_backends")
 BACKENDS.register("lattice")(LatticeMeanField)
@@ -59,6 +70,51 @@ class PyDenseCRF:
             crf.setUnaryEnergy(np.ascontiguousarray(energy.reshape(labels, -1), np.float32))
             posterior[...] = np.asarray(crf.inference(kernels.iterations)).reshape(posterior.shape)
         return posteriors
+
+
+@BACKENDS.register("numba")
+@dataclass
+class NumbaMeanField:
+    """The lattice as compiled loops on one CPU core; position lattices of the last few image sizes are kept.
+
+    Attributes:
+        cached_sizes: how many position lattices are kept.
+
+    Raises:
+        Unavailable: numba is not installed.
+    """
+
+    cached_sizes: int = 8
+    parallel: ClassVar[Literal["threads", "processes"]] = "threads"
+    accelerated: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Look for the package now, and start with an empty cache."""
+        if importlib.util.find_spec("numba") is None:
+            raise Unavailable(
+                "--backend numba: the package is not installed", "pip install 'xseg[fast]', or choose --backend lattice"
+            )
+        self._kept = lru_cache(maxsize=self.cached_sizes)(_position_lattice)
+
+    def infer(self, unary: Tensor, images: Tensor, kernels: Kernels) -> Tensor:
+        """See `Backend.infer`."""
+        from xseg.labels import fused
+
+        height, width = unary.shape[3:]
+        build = self._kept if height * width <= CACHED_PIXELS else _position_lattice
+        near, compat = build(height, width, kernels.gaussian_sxy), (kernels.gaussian_compat, kernels.bilateral_compat)
+        features = colour_features(images.cpu(), kernels.bilateral_sxy, kernels.bilateral_srgb).numpy()
+        posteriors = [
+            fused.infer(u, near, fused.FusedLattice(f), compat, kernels.iterations)
+            for u, f in zip(unary.cpu().flatten(3).numpy(), features, strict=True)
+        ]
+        return torch.from_numpy(np.stack(posteriors)).reshape(unary.shape).to(unary.device)
+
+
+def _position_lattice(height: int, width: int, sxy: float) -> "FusedLattice":
+    from xseg.labels.fused import FusedLattice
+
+    return FusedLattice(grid_features(height, width, sxy, torch.device("cpu")).reshape(-1, 2).numpy())
 
 
 def resolve_backend(name: str = "auto", device: torch.device | None = None) -> Backend:

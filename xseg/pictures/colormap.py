@@ -41,11 +41,13 @@ def oklab_to_srgb(lightness: Floats, chroma: Floats, hue: Floats) -> Floats:
 
 def _table(lightness: Floats, chroma: Floats, hue: Floats) -> npt.NDArray[np.uint8]:
     """Colours as (N, 3) uint8; chroma is lowered, at equal lightness and hue, until the colour can be shown."""
-    keep = np.ones_like(chroma)
-    for _ in range(40):
-        colour = oklab_to_srgb(lightness, chroma * keep, hue)
-        outside = ((colour < 0) | (colour > 1)).any(axis=1)
-        keep = np.where(outside, keep * 0.95, keep)
+    low, high = np.zeros_like(chroma), np.full_like(chroma, 2.0)  # a grey can always be shown
+    for _ in range(20):
+        middle = (low + high) / 2
+        colour = oklab_to_srgb(lightness, chroma * middle, hue)
+        shown = ((colour >= 0) & (colour <= 1)).all(axis=1)
+        low, high = np.where(shown, middle, low), np.where(shown, high, middle)
+    colour = oklab_to_srgb(lightness, chroma * np.minimum(low, 1), hue)
     return np.rint(np.clip(colour, 0, 1) * 255).astype(np.uint8)
 
 
@@ -53,7 +55,7 @@ def _table(lightness: Floats, chroma: Floats, hue: Floats) -> npt.NDArray[np.uin
 def sequential() -> npt.NDArray[np.uint8]:
     """Dark violet over red to light yellow, lightness rising evenly: (256, 3) uint8 for values 0..1."""
     t = np.linspace(0, 1, STEPS)
-    return _table(0.18 + 0.78 * t, 0.06 + 0.2 * np.sin(np.pi * (0.1 + 0.8 * t)), 290 + 175 * t)
+    return _table(0.18 + 0.78 * t, 0.04 + 0.145 * np.sin(np.pi * (0.1 + 0.8 * t)), 290 + 175 * t)
 
 
 @cache

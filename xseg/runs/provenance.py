@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from xseg.artifacts.header import Header
 from xseg.datasets.index import Dataset
 from xseg.device import describe
 from xseg.version import __version__
@@ -32,6 +33,11 @@ def provenance(device: torch.device | None = None, dataset: Dataset | None = Non
             "has_labels": dataset.has_labels,
         }
     return record | more
+
+
+def inherited(header: Header) -> dict[str, Any]:
+    """What a step passes on from its input: which data set and split, and whether labels chose the classes."""
+    return {key: header.provenance[key] for key in ("dataset", "labels_given") if key in header.provenance}
 
 
 def _versions() -> dict[str, str]:

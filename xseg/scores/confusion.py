@@ -81,7 +81,7 @@ def confusion_matrix(prediction: Ints, truth: Ints, labels: int, ignore: int = 2
         BadInput: sizes differ, or a label out of range.
     """
     check_same_size(prediction.shape, truth.shape, "a mask")
-    if prediction.dtype == truth.dtype == np.uint8 and ignore == 255:
+    if prediction.dtype == truth.dtype == np.uint8 and labels <= ignore == 255:
         return _count_bytes(prediction, truth, labels)
     true_code = label_codes(truth, labels, ignore, "the ground truth").astype(np.intp)
     code = true_code * (labels + 1) + label_codes(prediction, labels, ignore, "the prediction")

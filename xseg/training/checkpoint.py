@@ -2,7 +2,6 @@
 
 import logging
 import os
-import pickle
 import shutil
 import tempfile
 import time
@@ -11,6 +10,7 @@ from typing import Any
 
 import torch
 
+from xseg.classifier.weights import UNREADABLE
 from xseg.errors import BadInput, CannotCreate, OutputFailed
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ class Checkpoint:
             try:
                 state = torch.load(path, "cpu", weights_only=True)
                 found = state["run"]
-            except (OSError, RuntimeError, EOFError, ValueError, KeyError, TypeError, pickle.UnpicklingError) as error:
+            except UNREADABLE as error:
                 log.warning("%s cannot be read (%s)", path, (str(error) or type(error).__name__).splitlines()[0])
                 continue
             if found != self.run:
@@ -106,6 +106,11 @@ class Checkpoint:
                 f"{last}: cannot be written ({error})", "make room, then run the same command"
             ) from error
         self._saved = time.monotonic()
+
+    def is_foreign(self) -> bool:
+        """Whether the directory belongs to another run."""
+        owner = self.directory / "run"
+        return owner.exists() and owner.read_text() not in {"", self.run}
 
     def remove(self) -> None:
         """Delete the directory: after OUT was published, or to start again."""

@@ -229,7 +229,7 @@ class _Run:
                 raise _diverged(f"the loss is {found}", step)
             self.scaler.scale(loss * share).backward()
             for name, value in {"loss": found, **values}.items():
-                sums[name] = sums.get(name, 0.0) + float(value) * share
+                sums[name] = sums.get(name, 0.0) + share * float(value.detach() if isinstance(value, Tensor) else value)
         return sums
 
     def _report(self, values: Mapping[str, float]) -> None:

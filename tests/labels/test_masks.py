@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.labels.pictures import picture, soft_scores
+from xseg.labels.confident import with_background
+from xseg.labels.masks import Preparation, gaussian_blur, prepare_maps, refine_mask, refine_to_mask
+from xseg.labels.meanfield import Kernels, LatticeMeanField, mean_field
+
+BACKEND = LatticeMeanField()
+SHARP = Kernels(iterations=0)
+
+
+def two_halves(height=24, width=30):
+    """An image whose halves differ in colour, and maps (1,H,W) that leak over the edge."""
+    image = torch.zeros(height, width, 3, dtype=torch.uint8)
+    image[:, width // 2 :] = 200
+    maps = torch.sigmoid((torch.arange(width) - width / 2 + 4).float() / 4).expand(1, height, width).clone()
+    return image, maps
+
+
+def test_refinement_moves_the_edge_of_the_mask_to_the_edge_in_the_image():
+    image, maps = two_halves()
+    truth = torch.zeros(24, 30, dtype=torch.uint8)
+    truth[:, 15:] = 6
+    rough = refine_to_mask(maps, torch.tensor([6]), image, SHARP, BACKEND, background=0.5)
+    found = refine_to_mask(maps, torch.tensor([6]), image, Kernels(), BACKEND, background=0.5)
+    assert (rough != truth).sum() > 50
+    assert torch.equal(found, truth)
+
+
+def test_a_background_channel_is_used_wherever_it_stands():
+    scores, image = soft_scores(1, 3, 14, 15)[0], picture(14, 15)
+    found = refine_to_mask(scores, torch.tensor([4, 0, 9]), image, Kernels(), BACKEND)
+    expected = torch.tensor([4, 0, 9])[mean_field(scores[None], image, Kernels(), BACKEND)[0].argmax(0)]
+    assert torch.equal(found.long(), expected)
+
+
+def test_alpha_and_a_constant_are_two_ways_to_find_the_background():
+    maps, image = soft_scores(1, 2, 10, 12)[0], picture(10, 12)
+    class_id = torch.tensor([1, 2])
+    found = refine_to_mask(maps, class_id, image, SHARP, BACKEND, alpha=2.0)
+    assert torch.equal(found.long(), with_background(maps, 2.0).argmax(0))
+    assert refine_to_mask(maps, class_id, image, SHARP, BACKEND, background=0.0).gt(0).all()
+    for settings_ in ({}, {"alpha": 2.0, "background": 0.2}):
+        with pytest.raises(ValueError, match="one of the two"):
+            refine_to_mask(maps, class_id, image, SHARP, BACKEND, **settings_)
+
+
+def test_no_maps_give_background_and_many_classes_two_bytes():
+    none = torch.zeros(0, dtype=torch.int32)
+    assert refine_to_mask(torch.zeros(0, 4, 5), none, picture(4, 5), SHARP, BACKEND).eq(0).all()
+    found = refine_to_mask(torch.ones(1, 4, 5), torch.tensor([300]), picture(4, 5), SHARP, BACKEND, background=0.1)
+    assert (found.dtype, found.long().unique().tolist()) == (torch.uint16, [300])
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])
+def test_a_given_mask_is_cleaned_and_its_unknown_pixels_filled(dtype):
+    image, _ = two_halves()
+    truth = torch.zeros(24, 30, dtype=torch.int32)
+    truth[:, 15:] = 6
+    rough = truth.clone()
+    rough[3, 4], rough[10, 20] = 6, 0
+    rough[:, 14:17] = torch.iinfo(dtype).max
+    found = refine_mask(rough.to(dtype), image, Kernels(), BACKEND)
+    assert found.dtype == dtype
+    assert torch.equal(found.int(), truth)
+
+
+def test_a_mask_of_one_class_stays_and_one_without_any_becomes_background():
+    image = picture(5, 6)
+    one = torch.full((5, 6), 4, dtype=torch.uint8)
+    one[2, 2] = 255
+    assert refine_mask(one, image, Kernels(), BACKEND).eq(4).all()
+    assert refine_mask(torch.full((5, 6), 255, dtype=torch.uint8), image, Kernels(), BACKEND).eq(0).all()
+    with pytest.raises(ValueError, match="uint8 or uint16"):
+        refine_mask(one.long(), image, Kernels(), BACKEND)
+
+
+def test_preparation_of_a_signed_map():
+    maps = torch.tensor([[[-4.0, 0.0, 1.0, 2.0]]])
+    torch.testing.assert_close(prepare_maps(maps, Preparation()), torch.tensor([[[0, 0, 0.5, 1]]]))
+    found = prepare_maps(maps, Preparation(sign="both", root=2))
+    torch.testing.assert_close(found, torch.tensor([[[1, 0, 0.5, 0.5**0.5]]]))
+
+
+def test_a_percentile_keeps_one_outlier_from_flattening_the_rest():
+    maps = torch.arange(1.0, 101.0).reshape(1, 10, 10)
+    maps[0, 9, 9] = 1e6
+    assert prepare_maps(maps, Preparation())[0, 4, 9] < 1e-3
+    assert prepare_maps(maps, Preparation(clip_percentile=99))[0, 4, 9] == pytest.approx(50 / 99)
+    sparse = torch.zeros(1, 10, 10)
+    sparse[0, 2, 2] = 5
+    assert prepare_maps(sparse, Preparation(clip_percentile=50)).max() == 1
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    maps=st.integers(0, 3),
+    size=st.tuples(st.integers(1, 9), st.integers(1, 9)),
+    sign=st.sampled_from(["positive", "both"]),
+    percentile=st.floats(1, 100),
+    root=st.floats(0.5, 4),
+    blur=st.sampled_from([0.0, 0.7, 3.0]),
+    scale=st.sampled_from([0.0, 1e-6, 1.0, 1e6]),
+    seed=st.integers(0, 99),
+)
+def test_prepared_maps_lie_in_zero_to_one_and_reach_one(maps, size, sign, percentile, root, blur, scale, seed):
+    raw = torch.randn(maps, *size, generator=torch.Generator().manual_seed(seed)) * scale
+    found = prepare_maps(raw, Preparation(sign, percentile, root, blur))
+    assert found.shape == raw.shape
+    for prepared, given_map in zip(found, raw, strict=True):
+        positive = given_map.abs() if sign == "both" else given_map.clamp(min=0)
+        assert prepared.min() >= 0
+        assert prepared.max().item() == pytest.approx(1 if positive.max() > 0 else 0, abs=1e-5)
+
+
+def test_blur_equals_a_convolution_written_out():
+    maps = torch.rand(2, 7, 9, generator=torch.Generator().manual_seed(0))
+    reach = 6
+    weights = np.exp(-0.5 * (np.arange(-reach, reach + 1) / 1.5) ** 2)
+    weights /= weights.sum()
+    padded = np.pad(maps.double().numpy(), ((0, 0), (reach, reach), (reach, reach)), mode="edge")
+    expected = np.zeros(maps.shape)
+    for y in range(7):
+        for x in range(9):
+            window = padded[:, y : y + 2 * reach + 1, x : x + 2 * reach + 1]
+            expected[:, y, x] = np.einsum("kyx,y,x->k", window, weights, weights)
+    np.testing.assert_allclose(gaussian_blur(maps, 1.5).numpy(), expected, atol=1e-6)
+
+
+def test_preparation_without_meaning_is_refused():
+    with pytest.raises(ValueError, match="sign is 'negative'"):
+        Preparation(sign="negative")
+    with pytest.raises(ValueError, match="percentile"):
+        Preparation(clip_percentile=0)

@@ -1,0 +1,110 @@
+import os
+
+import pytest
+import torch
+
+from xseg.errors import BadInput, CannotCreate, OutputFailed
+from xseg.training.checkpoint import Checkpoint
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    made = Checkpoint(tmp_path / "out.h5", "run-a")
+    made.claim()
+    return made
+
+
+def test_what_is_saved_comes_back_and_the_one_before_is_kept(checkpoint, tmp_path):
+    assert checkpoint.load() is None
+    for step in (1, 2, 3):
+        checkpoint.save({"step": step, "weights": torch.full((3,), float(step))})
+    assert checkpoint.load()["step"] == 3
+    assert torch.load(checkpoint.directory / "previous.pt", weights_only=True)["step"] == 2
+    assert sorted(p.name for p in checkpoint.directory.iterdir()) == ["last.pt", "previous.pt", "run"]
+    assert checkpoint.directory == tmp_path / "out.h5.checkpoint"
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "absent", "text"])
+def test_the_previous_one_is_used_when_the_last_does_not_load(checkpoint, damage, caplog):
+    checkpoint.save({"step": 1})
+    checkpoint.save({"step": 2})
+    last = checkpoint.directory / "last.pt"
+    whole = last.read_bytes()
+    if damage == "absent":
+        last.unlink()
+    else:
+        last.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "text": b"hello"}[damage])
+    assert checkpoint.load()["step"] == 1
+    assert ("last.pt cannot be read" in caplog.text) == (damage != "absent")
+
+
+def test_no_readable_checkpoint_at_all_is_told_and_not_passed_over(checkpoint):
+    checkpoint.save({"step": 1})
+    (checkpoint.directory / "last.pt").write_bytes(b"")
+    with pytest.raises(BadInput) as caught:
+        checkpoint.load()
+    assert "rm -r" in caught.value.hint
+
+
+def test_code_in_a_checkpoint_is_not_run(checkpoint, tmp_path):
+    torch.save({"run": "run-a", "x": Malicious(tmp_path / "ran")}, checkpoint.directory / "last.pt")
+    with pytest.raises(BadInput):
+        checkpoint.load()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_another_runs_checkpoint_is_told_at_once(checkpoint, tmp_path):
+    other = Checkpoint(tmp_path / "out.h5", "run-b")
+    with pytest.raises(CannotCreate, match="another run"):
+        other.claim()
+    (checkpoint.directory / "run").write_text("run-b")
+    checkpoint.save({"step": 1})
+    other.claim()
+    with pytest.raises(CannotCreate, match="another run"):
+        other.load()
+
+
+def test_a_claim_cut_short_by_a_kill_can_be_claimed_again(checkpoint):
+    (checkpoint.directory / "run").write_text("")
+    checkpoint.claim()
+    assert (checkpoint.directory / "run").read_text() == "run-a"
+
+
+def test_a_directory_that_cannot_be_made_is_told(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CannotCreate):
+        Checkpoint(tmp_path / "file" / "out.h5", "run-a").claim()
+
+
+def test_a_failed_save_leaves_the_last_one_and_no_rubbish(checkpoint, monkeypatch):
+    checkpoint.save({"step": 1})
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputFailed, match="No space left"):
+        checkpoint.save({"step": 2})
+    assert checkpoint.load()["step"] == 1
+    assert sorted(p.name for p in checkpoint.directory.iterdir()) == ["last.pt", "run"]
+
+
+def test_saves_are_due_by_steps_and_by_time(tmp_path):
+    by_steps = Checkpoint(tmp_path / "a", "r", steps=5)
+    assert [step for step in range(1, 12) if by_steps.due(step)] == [5, 10]
+    assert Checkpoint(tmp_path / "b", "r", seconds=0).due(1)
+
+
+def test_it_is_gone_after_removal(checkpoint):
+    checkpoint.save({"step": 1})
+    checkpoint.remove()
+    assert not checkpoint.directory.exists()
+    checkpoint.remove()

@@ -1,0 +1,255 @@
+"""The steps `affinity-train` and `random-walk`."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from xseg.affinity.loss import affinities
+from xseg.affinity.model import AffinityModel, configure
+from xseg.affinity.network import AffinityConfig, AffinityNet
+from xseg.affinity.train import AffinitySettings, Samples, train_affinity
+from xseg.affinity.walk import random_walk, with_constant_background
+from xseg.artifacts.header import Header, Parent
+from xseg.artifacts.record import Record
+from xseg.artifacts.weights import read_weights
+from xseg.classifier.config import ClassifierConfig
+from xseg.classifier.model import build
+from xseg.classifier.step import load_classifier, progress_of
+from xseg.device import cores, resolve
+from xseg.errors import BadInput, Status
+from xseg.heatmaps.quantise import stored_dtype
+from xseg.labels.confident import with_background
+from xseg.runs.images import execute
+from xseg.runs.photographs import Photograph, Photographs, heatmaps_of
+from xseg.runs.provenance import inherited, provenance
+from xseg.runs.runtime import Runtime
+from xseg.runs.source import RecordSource
+from xseg.training.output import is_finished, open_checkpoint, publish_network
+
+
+@dataclass(frozen=True)
+class HeadOptions:
+    """The AffinityNet's shape; None: as the preset has it."""
+
+    preset: str = "psa"
+    layers: tuple[str, ...] | None = None
+    widths: tuple[int, ...] | None = None
+    features: int | None = None
+    groups: int | None = None
+    stride: int = 8
+    output_stride: int | None = None
+
+
+def train(
+    inputs: Sequence[str], classifier: str, head: HeadOptions, settings: AffinitySettings, runtime: Runtime
+) -> None:
+    """Train an AffinityNet on pseudolabels and publish it together with its backbone.
+
+    Raises:
+        UsageError: layers the classifier does not have.
+        BadInput: other classes than the classifier's, no image with labels.
+    """
+    device = resolve(runtime.device)
+    parent, content, backbone = load_classifier(classifier, device, head.output_stride)
+    source = RecordSource(inputs, ["pseudolabels"], allow_missing=runtime.allow_missing, notice=runtime.reporter.note)
+    if parent.classes != source.header.classes:
+        raise BadInput(
+            f"{inputs[0]}: its classes {source.header.classes[:3]}... differ from the classifier's {parent.classes[:3]}...",
+            "give the pseudolabels that were made with this classifier",
+        )
+    config = configure(
+        backbone,
+        name=head.preset,
+        layers=head.layers,
+        widths=head.widths,
+        features=head.features,
+        groups=head.groups,
+        stride=head.stride,
+    )
+    header = Header(
+        "affinity",
+        parent.classes,
+        "affinity-train",
+        {
+            "head": asdict(config),
+            "output_stride": head.output_stride,
+            "training": asdict(settings),
+            "limit": runtime.limit,
+        },
+        parents=(source.parent, Parent("classifier", content)),
+        argv=runtime.argv,
+        provenance=provenance(device) | inherited(source.header),
+        root=source.header.root,
+    )
+    path = runtime.path
+    if is_finished(path, header, runtime):
+        return
+    photographs = Photographs(source, runtime)
+    samples = Samples(
+        [record for record in source if runtime.limit is None or record.index < runtime.limit],
+        lambda record: photographs.of(record).image,
+        len(parent.classes),
+    )
+    if not len(samples):
+        raise BadInput(f"{inputs[0]}: no image with labels", "make pseudolabels with: xseg crf HEATMAPS")
+    torch.manual_seed(settings.seed)
+    model = AffinityModel(backbone, AffinityNet(config), finetune=settings.backbone_lr > 0)
+    checkpoint = open_checkpoint(path, header, runtime)
+    history = train_affinity(
+        model,
+        samples,
+        settings,
+        device=device,
+        workers=cores() if runtime.workers is None else runtime.workers,
+        checkpoint=checkpoint,
+        should_stop=runtime.stop,
+        progress=progress_of(runtime.reporter, "affinity-train"),
+    )
+    header = replace(header, provenance={**header.provenance, "training": {"history": history}})
+    stored = {
+        "classifier": json.loads(backbone.config.to_json()),
+        "head": json.loads(config.to_json()),
+        "radius": settings.radius,
+    }
+    publish_network(path, header, json.dumps(stored, sort_keys=True), model.state_dict(), checkpoint, runtime)
+
+
+def load_affinity(source: str, device: torch.device) -> tuple[Header, str, AffinityModel, float]:
+    """An affinity artifact as a network in evaluation mode.
+
+    Returns:
+        Its header, `content`, the network and the radius it was trained with.
+
+    Raises:
+        BadInput: not an affinity artifact, or damaged.
+    """
+    header, content, text, state = read_weights(source, "affinity")
+    try:
+        stored = json.loads(text)
+        classifier = build(ClassifierConfig.from_json(json.dumps(stored["classifier"])))
+        model = AffinityModel(classifier, AffinityNet(AffinityConfig.from_json(json.dumps(stored["head"]))))
+        model.load_state_dict(state)
+        radius = float(stored["radius"])
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise BadInput(f"{source}: the weights do not fit its config ({str(error).splitlines()[0]})") from error
+    return header, content, model.to(device).eval(), radius
+
+
+@dataclass(frozen=True)
+class WalkOptions:
+    """What decides the walk.
+
+    Attributes:
+        beta: power of the affinities.
+        steps: the t of T^t.
+        alpha: exponent of the background (1 - max)^alpha that walks along; None: none walks.
+        background: constant background joined after a walk without one.
+        radius: pairs closer than this; None: as trained.
+        flip: average the features with those of the mirrored image.
+        dtype: of the stored maps.
+    """
+
+    beta: float = 8.0
+    steps: int = 256
+    alpha: float | None = 16.0
+    background: float = 0.25
+    radius: float | None = None
+    flip: bool = False
+    dtype: str | None = None
+
+
+def walk(inputs: Sequence[str], affinity: str, options: WalkOptions, runtime: Runtime) -> Status:
+    """Spread every image's heatmaps; the result has the background as class 0 and one scale per image.
+
+    Raises:
+        BadInput: the wrong kinds, or class names that differ.
+    """
+    device = resolve(runtime.device)
+    parent, content, model, trained_radius = load_affinity(affinity, device)
+    source = RecordSource(
+        inputs, ["heatmaps"], allow_missing=runtime.allow_missing, shard=runtime.shard, notice=runtime.reporter.note
+    )
+    if parent.classes != source.header.classes:
+        raise BadInput(
+            f"{inputs[0]} and {affinity} have different classes", "use heatmaps and affinity of the same data set"
+        )
+    options = replace(options, radius=options.radius or trained_radius, dtype=stored_dtype(options.dtype, False))
+    header = Header(
+        "heatmaps",
+        parent.classes,
+        "random-walk",
+        asdict(options),
+        parents=(source.parent, Parent("affinity", content)),
+        argv=runtime.argv,
+        extra={"signed": False, "class_specific": True, "map_size": "image"},
+        provenance=provenance(device) | inherited(source.header),
+        root=source.header.root,
+        work=source.header.work,
+        shard=str(source.shard) if source.shard else "",
+    )
+    photographs = Photographs(source, runtime)
+    walker = _Walker(model, options, device)
+    return execute(
+        runtime,
+        header,
+        source,
+        photographs.of,
+        lambda loaded: [walker(photograph) for photograph in loaded],
+        total=len(source.expected),
+        carried=lambda: source.failures,
+    )
+
+
+class _Walker:
+    """A photograph with its heatmaps to a record of walked maps."""
+
+    def __init__(self, model: AffinityModel, options: WalkOptions, device: torch.device) -> None:
+        self._model, self._options, self._device = model, options, device
+
+    @torch.no_grad()
+    def __call__(self, photograph: Photograph) -> Record:
+        options, record = self._options, photograph.record
+        maps, class_id = heatmaps_of(record)
+        maps, class_id = maps[class_id > 0].clamp(min=0), class_id[class_id > 0]
+        walked = self._walk(photograph.image, maps.to(self._device))
+        values, scale = joint_scale(walked.cpu().numpy(), str(options.dtype))
+        ids = np.concatenate([[0], class_id.numpy()]).astype(np.int32)
+        return replace(record, arrays={"maps": values, "maps/class_id": ids, "maps/scale": scale})
+
+    def _walk(self, image: np.ndarray, maps: torch.Tensor) -> torch.Tensor:
+        options = self._options
+        if not len(maps):
+            return with_background(maps, 1.0)
+        start = maps if options.alpha is None else with_background(maps, options.alpha)
+        pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(self._device)
+        radius = options.radius or 5
+        features = self._model.features_of(self._model.classifier.normalise(pixels), options.flip)[0]
+        walked = random_walk(
+            start,
+            affinities(features, radius),
+            beta=options.beta,
+            steps=options.steps,
+            stride=self._model.net.config.stride,
+            radius=radius,
+        )
+        return with_constant_background(walked, options.background) if options.alpha is None else walked
+
+
+def joint_scale(maps: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Maps of one image divided by their common maximum, so that they stay comparable.
+
+    Args:
+        maps: (K, H, W) float32, non-negative.
+        dtype: float16, float32 or uint8.
+
+    Returns:
+        values (K, H, W) of `dtype` and scale (K,) float32, equal for all K.
+    """
+    top = np.float32(maps.max(initial=0))
+    values: Any = maps / (top if top > 0 else np.float32(1))
+    stored = np.rint(values * 255) if dtype == "uint8" else values
+    return stored.astype(dtype), np.full(len(maps), top, np.float32)

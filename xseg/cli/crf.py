@@ -1,0 +1,70 @@
+"""`xseg crf`."""
+
+from typing import Annotated
+
+import typer
+
+from xseg.cli.command import Context, command
+from xseg.cli.options import INPUT, OUTPUT
+from xseg.errors import Status, UsageError
+
+KERNELS, LABELS, MASKS, MAPS = "CRF", "Confident labels", "Masks", "Heavy-tailed or signed maps"
+ArtifactIn = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Artifact, its parts or shards, or '-'.")]
+
+
+@command("crf", *OUTPUT, "images", "device", "workers", "shard", "resume", *INPUT)
+def crf(
+    context: Context,
+    inputs: ArtifactIn,
+    masks: Annotated[bool, typer.Option("--masks", help="Refine to masks instead of confident labels.")] = False,
+    mode: Annotated[str, typer.Option(help="Confident labels as in psa (two exponents) or irn (two scores).")] = "psa",
+    alpha_low: Annotated[float, typer.Option(help="psa: exponent of the generous background.")] = 4.0,
+    alpha_high: Annotated[float, typer.Option(help="psa: exponent of the strict background.")] = 32.0,
+    thresholds: Annotated[str, typer.Option(help="irn: background scores for foreground and background.")] = "0.3,0.05",
+    posteriors: Annotated[bool, typer.Option("--posteriors", help="psa: also store both posteriors.")] = False,
+    background: Annotated[float, typer.Option(help="Masks: background score where the maps have none.")] = 0.2,
+    alpha: Annotated[float | None, typer.Option(help="Masks: exponent of (1 - max)^alpha instead.")] = None,
+    confidence: Annotated[float, typer.Option(help="Probability of a hard label before the CRF.")] = 0.7,
+    iterations: Annotated[int, typer.Option(min=0, help="Mean-field steps.")] = 10,
+    gaussian_sxy: Annotated[float, typer.Option(help="Deviation of the position kernel, pixels.")] = 3.0,
+    gaussian_compat: Annotated[float, typer.Option(help="Its weight.")] = 3.0,
+    bilateral_sxy: Annotated[float, typer.Option(help="Deviation in position of the colour kernel, pixels.")] = 80.0,
+    bilateral_srgb: Annotated[float, typer.Option(help="Deviation in colour, levels of 0..255.")] = 13.0,
+    bilateral_compat: Annotated[float, typer.Option(help="Its weight.")] = 10.0,
+    backend: Annotated[str, typer.Option(help="auto, lattice, numba or pydensecrf.")] = "auto",
+    sign: Annotated[str, typer.Option(help="What counts as evidence in a map: positive values, or both.")] = "positive",
+    clip_percentile: Annotated[float, typer.Option(help="Values above this percentile count as 1.")] = 100.0,
+    root: Annotated[float, typer.Option(help="Scores are raised to 1/root.")] = 1.0,
+    blur: Annotated[float, typer.Option(help="Deviation of a Gaussian laid over the maps, pixels.")] = 0.0,
+) -> Status:
+    """Refine heatmaps by a dense CRF into confident labels, or heatmaps or masks into masks.
+
+    Example: xseg crf cam.h5 -o labels.h5
+
+    Example: xseg crf walk.h5 --masks -o masks.h5
+    """
+    from xseg.cli.data import meaningful, pair_of, report
+    from xseg.labels.masks import Preparation
+    from xseg.labels.meanfield import Kernels
+    from xseg.labels.step import CrfOptions
+    from xseg.labels.step import crf as run
+
+    if mode not in {"psa", "irn"}:
+        raise UsageError(f"--mode {mode}: needed psa or irn")
+    with meaningful():
+        options = CrfOptions(
+            masks=masks,
+            mode=mode,  # type: ignore[arg-type]
+            alpha_low=alpha_low,
+            alpha_high=alpha_high,
+            thresholds=pair_of(thresholds, "--thresholds"),
+            confidence=confidence,
+            background=background,
+            alpha=alpha,
+            kernels=Kernels(
+                gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations
+            ),
+            preparation=Preparation(sign, clip_percentile, root, blur),  # type: ignore[arg-type]
+            posteriors=posteriors,
+        )
+    return report(context, run(inputs, options, backend, context.runtime))

@@ -1,0 +1,54 @@
+"""`xseg random-walk`."""
+
+from typing import Annotated
+
+import typer
+
+from xseg.cli.command import Context, command
+from xseg.cli.options import INPUT, OUTPUT
+from xseg.errors import Status, UsageError
+
+
+@command("random-walk", *OUTPUT, "images", "device", "workers", "shard", "resume", *INPUT)
+def random_walk(
+    context: Context,
+    heatmaps: Annotated[str, typer.Argument(metavar="HEATMAPS", help="Artifact made by explain, or '-'.")],
+    affinity: Annotated[str, typer.Argument(metavar="AFFINITY", help="Artifact made by affinity-train.")],
+    preset: Annotated[str, typer.Option(help="Published parameters: psa, irn or paper-003.")] = "psa",
+    beta: Annotated[float | None, typer.Option(help="Power of the affinities; psa 8.")] = None,
+    log_steps: Annotated[int | None, typer.Option(min=0, help="2^N steps; psa 8.")] = None,
+    steps: Annotated[int | None, typer.Option(min=0, help="Steps, instead of --log-steps.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Exponent of the background that walks along; psa 16.")] = None,
+    background: Annotated[float | None, typer.Option(help="Constant background instead, joined after the walk.")] = None,
+    radius: Annotated[float | None, typer.Option(help="Pairs closer than this, in nodes; default: as trained.")] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Also look at the mirrored image.")] = False,
+    dtype: Annotated[str | None, typer.Option(help="float16, float32 or uint8.")] = None,
+) -> Status:
+    """Spread heatmaps along the learned affinity; the background becomes class 0.
+
+    Example: xseg random-walk cam.h5 affinity.h5 -o walk.h5
+    """
+    from xseg.affinity.step import WalkOptions, walk
+    from xseg.affinity.walk import PRESETS
+    from xseg.cli.data import report
+
+    if preset not in PRESETS:
+        raise UsageError(f"--preset {preset}: unknown", f"one of {', '.join(PRESETS)}")
+    if steps is not None and log_steps is not None:
+        raise UsageError("--steps and --log-steps exclude each other")
+    if alpha is not None and background is not None:
+        raise UsageError("--alpha and --background exclude each other")
+    base = PRESETS[preset]
+    count = steps if steps is not None else 2**log_steps if log_steps is not None else base.steps
+    exponent = alpha if alpha is not None else None if background is not None else base.alpha
+    constant = background if background is not None else base.background
+    options = WalkOptions(
+        beta=base.beta if beta is None else beta,
+        steps=count,
+        alpha=exponent,
+        background=0.25 if constant is None else constant,
+        radius=radius,
+        flip=flip,
+        dtype=dtype,
+    )
+    return report(context, walk([heatmaps], affinity, options, context.runtime))

@@ -1,0 +1,111 @@
+"""`xseg train-cls`."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from xseg.cli.command import Context, command
+from xseg.cli.data import DatasetIn, FormatOpt, SplitOpt
+from xseg.cli.options import TRAINING
+from xseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from xseg.classifier.train import TrainResult
+
+MODEL, LEARN, AUGMENT = "Model", "Learning", "Images"
+
+
+@command("train-cls", *TRAINING)
+def train_cls(
+    context: Context,
+    dataset: DatasetIn,
+    model: Annotated[str, typer.Option(help="timm:NAME, torchvision:NAME or package.module:factory.")],
+    weights: Annotated[str, typer.Option(help="A .safetensors or .pth file, 'hub' (download) or 'none'.")],
+    init_only: Annotated[bool, typer.Option("--init-only", help="Wrap the model without training it.")] = False,
+    keep_head: Annotated[bool, typer.Option("--keep-head", help="With --init-only: the weights' own classes.")] = False,
+    class_names: Annotated[Path | None, typer.Option(help="With --keep-head: their names, one a line.")] = None,
+    output_stride: Annotated[int | None, typer.Option(min=1, help="Pixels per position of the last features.")] = None,
+    head_bias: Annotated[bool, typer.Option("--head-bias/--no-head-bias", help="Whether a new head has a bias.")] = True,
+    layer: Annotated[str | None, typer.Option(help="Module path of the layer that heatmaps look at.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the model.")] = None,
+    epochs: Annotated[float, typer.Option(help="Times every image is seen.")] = 5.0,
+    crop: Annotated[int, typer.Option(help="Side of the square training crop.")] = 448,
+    resize_low: Annotated[int, typer.Option(help="Shortest long side after the random resize.")] = 256,
+    resize_high: Annotated[int, typer.Option(help="Longest.")] = 512,
+    jitter: Annotated[float, typer.Option(help="Strength of the colour jitter.")] = 0.3,
+    loss: Annotated[str | None, typer.Option(help="soft-margin, bce, or cross-entropy for softmax heads.")] = None,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    lr: Annotated[float, typer.Option(help="Learning rate of the backbone.")] = 0.01,
+    head_lr_multiplier: Annotated[float, typer.Option(help="Factor for the head.")] = 10.0,
+    momentum: Annotated[float, typer.Option(help="Of SGD. psa's published code has 5e-4 in effect.")] = 0.9,
+    weight_decay: Annotated[float, typer.Option(help="On weights, not on biases and norms.")] = 5e-4,
+    schedule: Annotated[str, typer.Option(help="poly or cosine.")] = "poly",
+    poly_power: Annotated[float, typer.Option(help="Exponent of poly.")] = 0.9,
+    warmup: Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")] = 0.0,
+    freeze: Annotated[int, typer.Option(min=0, help="Stages that do not learn, counted from the input.")] = 0,
+    freeze_bn: Annotated[bool, typer.Option("--freeze-bn/--no-freeze-bn", help="Keep batch-norm statistics.")] = False,
+    balanced: Annotated[bool, typer.Option("--balanced", help="Draw images of rare classes more often.")] = False,
+    label_smoothing: Annotated[float, typer.Option(help="Share of the labels' certainty taken away.")] = 0.0,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    val_split: Annotated[str | None, typer.Option(help="Measure average precision on this split at the end.")] = None,
+    split: SplitOpt = None,
+    format_: FormatOpt = None,
+) -> None:
+    """Train a classifier from image-level labels.
+
+    Example: xseg train-cls VOC2012 --model timm:resnet50 --weights hub --split train_aug -o cls.h5
+    """
+    from xseg.classifier.settings import TrainSettings
+    from xseg.classifier.step import ModelOptions, train
+    from xseg.cli.data import options_of, trainer_data
+
+    if keep_head and not init_only:
+        raise UsageError("--keep-head needs --init-only: other classes than the data's cannot be trained on it")
+    data = trainer_data(dataset, format_, split, context)
+    names = tuple(class_names.read_text().split("\n")) if class_names else None
+    network = ModelOptions(
+        model, weights, keep_head, names, output_stride, head_bias, layer, options_of(set_ or ())
+    )
+    settings = None if init_only else TrainSettings(
+        epochs=epochs,
+        batch_size=context.runtime.batch_size or 16,
+        crop=crop,
+        resize_low=resize_low,
+        resize_high=resize_high,
+        loss=loss,  # type: ignore[arg-type]
+        optimizer=optimizer,  # type: ignore[arg-type]
+        lr=lr,
+        head_lr_multiplier=head_lr_multiplier,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        schedule=schedule,  # type: ignore[arg-type]
+        poly_power=poly_power,
+        warmup=warmup,
+        jitter=jitter,
+        frozen=freeze,
+        freeze_bn=freeze_bn,
+        balanced=balanced,
+        label_smoothing=label_smoothing,
+        clip=clip,
+        seed=context.runtime.seed,
+        amp=bool(context.runtime.amp),
+    )
+    held_out = trainer_data(dataset, format_, val_split, context) if val_split else None
+    _tell(context, train(data, network, settings, held_out, context.runtime), data.classes)
+
+
+def _tell(context: Context, result: "TrainResult | None", classes: tuple[str, ...]) -> None:
+    from xseg.classifier.step import summary
+
+    path = context.runtime.path
+    facts: dict[str, Any] = summary(result, classes) if result else {}
+    if context.json:
+        context.stdout.line(json.dumps({"path": str(path), "kind": "classifier", **facts}))
+        return
+    for name, value in facts.get("ap", {}).items():
+        context.runtime.reporter.note(f"  {name:20} AP {'-' if value is None else format(value, '.3f')}")
+    if facts.get("map") is not None:
+        context.runtime.reporter.note(f"  mAP {facts['map']:.3f}")
+    context.stdout.line(str(path))

@@ -1,0 +1,47 @@
+"""A CRF backend that holds the GIL, run in several processes."""
+
+import multiprocessing
+import signal
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from xseg.labels.meanfield import Backend, Kernels
+
+
+class _Pooled:
+    """Hands each image to a process; callers wait in threads of their own."""
+
+    parallel: ClassVar[Literal["threads", "processes"]] = "threads"
+    accelerated: ClassVar[bool] = False
+
+    def __init__(self, engine: Backend, pool: ProcessPoolExecutor) -> None:
+        self._engine, self._pool = engine, pool
+
+    def infer(self, unary: Tensor, images: Tensor, kernels: Kernels) -> Tensor:
+        """See `Backend.infer`."""
+        answer = self._pool.submit(_infer, self._engine, unary.numpy(), images.numpy(), kernels)
+        return torch.from_numpy(answer.result())
+
+
+@contextmanager
+def in_processes(engine: Backend, workers: int) -> Iterator[Backend]:
+    """`engine` in `workers` processes, which end with the block."""
+    # Not fork: torch's threads do not survive one.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_leave_signals_to_the_parent) as pool:
+        yield _Pooled(engine, pool)
+
+
+def _leave_signals_to_the_parent() -> None:
+    # Ctrl-C reaches the whole group; the parent lets running images finish.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+
+
+def _infer(engine: Backend, unary: object, images: object, kernels: Kernels) -> object:
+    return engine.infer(torch.as_tensor(unary), torch.as_tensor(images), kernels).numpy()

@@ -1,0 +1,195 @@
+"""The step `crf`: heatmaps to confident labels, or heatmaps or masks to masks."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from xseg.artifacts.header import Header
+from xseg.artifacts.record import Record
+from xseg.device import cores, resolve, threads
+from xseg.errors import Status, UsageError
+from xseg.labels.backends import resolve_backend
+from xseg.labels.confident import confident_labels, confident_posteriors, threshold_labels
+from xseg.labels.masks import Preparation, prepare_maps, refine_mask, refine_to_mask
+from xseg.labels.meanfield import Backend, Kernels
+from xseg.labels.pool import in_processes
+from xseg.runs.images import execute
+from xseg.runs.photographs import Photograph, Photographs, heatmaps_of
+from xseg.runs.provenance import inherited, provenance
+from xseg.runs.runtime import Runtime
+from xseg.runs.source import RecordSource
+
+
+@dataclass(frozen=True)
+class CrfOptions:
+    """What decides the labels or masks.
+
+    Attributes:
+        masks: refine to masks instead of confident labels.
+        mode: confident labels from two background exponents (psa) or two constant scores (irn).
+        alpha_low: psa's exponent of a generous background, from whose CRF the foreground is taken.
+        alpha_high: psa's exponent of a strict background, from whose CRF the background is taken.
+        thresholds: irn's background scores for foreground and background seeds.
+        confidence: probability of a hard label before the CRF (irn's seeds; masks as input).
+        background: constant background score for masks from maps without a background channel.
+        alpha: exponent of (1 - max)^alpha instead of `background`.
+        kernels: constants of the CRF.
+        preparation: how maps become scores.
+        posteriors: also store both posteriors of psa's mode.
+    """
+
+    masks: bool = False
+    mode: Literal["psa", "irn"] = "psa"
+    alpha_low: float = 4.0
+    alpha_high: float = 32.0
+    thresholds: tuple[float, float] = (0.30, 0.05)
+    confidence: float = 0.7
+    background: float = 0.2
+    alpha: float | None = None
+    kernels: Kernels = field(default_factory=Kernels)
+    preparation: Preparation = field(default_factory=Preparation)
+    posteriors: bool = False
+
+
+def crf(inputs: Sequence[str], options: CrfOptions, backend: str, runtime: Runtime) -> Status:
+    """Refine every image of `inputs`.
+
+    Args:
+        inputs: heatmaps, or for `options.masks` also masks; paths or `-`.
+        options: what decides the result.
+        backend: name of the CRF's implementation, or `auto`; recorded, but results agree within 1e-4.
+        runtime: shared options.
+
+    Raises:
+        UsageError: unknown backend.
+        BadInput: the wrong kind of artifact, images missing from it.
+    """
+    device = resolve(runtime.device)
+    engine = resolve_backend(backend, device)
+    if not engine.accelerated:
+        device = torch.device("cpu")
+    kinds = ("heatmaps", "masks") if options.masks else ("heatmaps",)
+    source = RecordSource(
+        inputs, kinds, allow_missing=runtime.allow_missing, shard=runtime.shard, notice=runtime.reporter.note
+    )
+    header = _header(source, options, backend, device, runtime)
+    photographs = Photographs(source, runtime)
+
+    with ExitStack() as stack:
+        engine = stack.enter_context(_parallel(engine, device, runtime))
+        refine = _Refiner(options, engine, device, len(header.classes))
+
+        def solved(record: Record) -> Record:
+            return refine(photographs.of(record))
+
+        on_cpu = device.type == "cpu"
+        return execute(
+            runtime,
+            header,
+            source,
+            solved if on_cpu else photographs.of,  # type: ignore[arg-type]
+            (lambda records: records) if on_cpu else (lambda loaded: [refine(photograph) for photograph in loaded]),
+            total=len(source.expected),
+            carried=lambda: source.failures,
+        )
+
+
+@contextmanager
+def _parallel(engine: Backend, device: torch.device, runtime: Runtime) -> Iterator[Backend]:
+    """One image per core: by threads where the backend releases the GIL, else by processes."""
+    workers = max(1, cores() if runtime.workers is None else runtime.workers)
+    if device.type != "cpu":
+        yield engine
+    elif engine.parallel == "processes" and workers > 1:
+        with in_processes(engine, workers) as pooled:
+            yield pooled
+    else:
+        with threads(1):
+            yield engine
+
+
+class _Refiner:
+    """A photograph with its maps or mask to a record."""
+
+    def __init__(self, options: CrfOptions, backend: Backend, device: torch.device, classes: int) -> None:
+        self._options, self._backend, self._device, self._classes = options, backend, device, classes
+
+    def __call__(self, photograph: Photograph) -> Record:
+        image = torch.from_numpy(np.ascontiguousarray(photograph.image)).to(self._device)
+        record = photograph.record
+        if "masks" in record.arrays:
+            mask = torch.from_numpy(record.arrays["masks"]).to(self._device)
+            refined = refine_mask(mask, image, self._options.kernels, self._backend, self._options.confidence)
+            return replace(record, arrays={"masks": refined.cpu().numpy()})
+        maps, class_id = heatmaps_of(record)
+        scores = _scores(maps.to(self._device), class_id, self._options.preparation)
+        if self._options.masks:
+            return replace(record, arrays={"masks": self._mask(scores, class_id, image)})
+        return replace(record, arrays=self._confident(scores, class_id, image))
+
+    def _mask(self, scores: torch.Tensor, class_id: torch.Tensor, image: torch.Tensor) -> np.ndarray:
+        options = self._options
+        constant = options.background if options.alpha is None else None
+        mask = refine_to_mask(
+            scores, class_id, image, options.kernels, self._backend, constant, options.alpha, self._classes
+        )
+        return mask.cpu().numpy()
+
+    def _confident(self, scores: torch.Tensor, class_id: torch.Tensor, image: torch.Tensor) -> dict[str, np.ndarray]:
+        options = self._options
+        foreground = class_id > 0  # pseudolabels make their own background, whatever the maps hold
+        scores, class_id = scores[foreground.to(scores.device)], class_id[foreground]
+        if options.mode == "irn":
+            labels = threshold_labels(
+                scores,
+                class_id,
+                image,
+                options.kernels,
+                self._backend,
+                options.thresholds,
+                options.confidence,
+                self._classes,
+            )
+            return {"labels": labels.cpu().numpy()}
+        alphas = (options.alpha_low, options.alpha_high)
+        low, high = confident_posteriors(scores, image, options.kernels, self._backend, alphas)
+        arrays = {"labels": confident_labels(low, high, class_id, classes=self._classes).cpu().numpy()}
+        if options.posteriors:
+            ids = np.concatenate([[0], class_id.numpy()]).astype(np.int32)
+            for name, posterior in (("low", low), ("high", high)):
+                arrays |= {name: posterior.half().cpu().numpy(), f"{name}/class_id": ids}
+        return arrays
+
+
+def _scores(maps: torch.Tensor, class_id: torch.Tensor, preparation: Preparation) -> torch.Tensor:
+    if not (class_id == 0).any():
+        return prepare_maps(maps, preparation)
+    # With a background among them the maps compete: one scale for all, and a root that keeps their order.
+    evidence = maps.clamp(min=0)
+    return (evidence / evidence.amax().clamp(min=1e-12)).pow(1 / preparation.root)
+
+
+def _header(source: RecordSource, options: CrfOptions, backend: str, device: torch.device, runtime: Runtime) -> Header:
+    decided: dict[str, Any] = asdict(options)
+    if not options.masks:
+        unused = ("background", "alpha")
+    else:
+        unused = ("mode", "alpha_low", "alpha_high", "thresholds", "posteriors")
+    if options.masks and options.posteriors:
+        raise UsageError("--posteriors belongs to confident labels", "leave out --masks or --posteriors")
+    return Header(
+        "masks" if options.masks else "pseudolabels",
+        source.header.classes,
+        "crf",
+        {key: value for key, value in decided.items() if key not in unused},
+        parents=(source.parent,),
+        argv=runtime.argv,
+        provenance=provenance(device, backend=backend) | inherited(source.header),
+        root=source.header.root,
+        work=source.header.work,
+        shard=str(source.shard) if source.shard else "",
+    )

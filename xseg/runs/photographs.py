@@ -1,0 +1,58 @@
+"""A record of an earlier step together with its photograph, found again and verified."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from xseg.artifacts.record import Record
+from xseg.datasets.source import ImageSource
+from xseg.errors import BadInput
+from xseg.runs.runtime import Runtime
+from xseg.runs.source import RecordSource
+
+
+@dataclass(frozen=True)
+class Photograph:
+    """One image of an artifact: what is stored, and the picture as (H, W, 3) uint8."""
+
+    record: Record
+    image: np.ndarray
+
+
+class Photographs:
+    """Finds the pictures of an artifact's records."""
+
+    def __init__(self, source: RecordSource, runtime: Runtime) -> None:
+        self._images = ImageSource(runtime.image_roots(source.header.root))
+
+    def of(self, record: Record) -> Photograph:
+        """The picture of `record`.
+
+        Raises:
+            InputMissing: it is nowhere.
+            BadInput: it was replaced, or has another size than when the artifact was made.
+        """
+        image = self._images.read(record.path, record.source or None)
+        if image.shape[:2] != record.size:
+            raise BadInput(f"{record.path}: {image.shape[:2]} pixels, the artifact was made from {record.size}")
+        return Photograph(record, image)
+
+
+def heatmaps_of(record: Record) -> tuple[torch.Tensor, torch.Tensor]:
+    """Maps of a record at the size of its image.
+
+    Returns:
+        values (K, H, W) float32 as stored, in [-1, 1] (each map, or after a random walk each image, divided by its
+        maximum), and class ids (K,) int64.
+    """
+    stored = torch.from_numpy(record.arrays["maps"])
+    values = stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
+    class_id = torch.from_numpy(record.arrays["maps/class_id"].astype(np.int64))
+    if values.shape[1:] != record.size:
+        if len(values):
+            values = functional.interpolate(values[None], size=record.size, mode="bilinear", align_corners=False)[0]
+        else:
+            values = values.new_zeros(0, *record.size)
+    return values, class_id

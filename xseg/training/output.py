@@ -1,0 +1,73 @@
+"""Publishing a trained network: the output is checked before the work, and a finished run is not repeated."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import Tensor
+
+from xseg.artifacts.header import Header, Parent, sha256
+from xseg.artifacts.publish import check_writable
+from xseg.artifacts.weights import read_weights, write_weights
+from xseg.datasets.index import Dataset
+from xseg.datasets.source import digest
+from xseg.errors import BadInput, CannotCreate
+from xseg.runs.runtime import Runtime
+from xseg.training.checkpoint import Checkpoint
+
+
+def dataset_parent(dataset: Dataset) -> Parent:
+    """Identity of the images and labels a network is trained on."""
+    rows = (f"{item.id}\t{item.path}\t{item.labels}" for item in dataset.items)
+    return Parent("dataset", sha256(*dataset.classes, *rows))
+
+
+def weights_parent(weights: str) -> Parent:
+    """Identity of the weights training starts from: the file's sha256, `hub` or `none`."""
+    return Parent("weights", weights if weights in {"hub", "none"} else digest(Path(weights).read_bytes()))
+
+
+def is_finished(path: Path, header: Header, runtime: Runtime) -> bool:
+    """Whether the same run has published `path` already.
+
+    Raises:
+        CannotCreate: it holds something else and may not be overwritten, or it cannot be created.
+    """
+    check_writable(path)
+    if not path.exists() or (runtime.overwrite and not runtime.resume):
+        return False
+    try:
+        found, *_ = read_weights(str(path), header.kind)
+        if found.run == header.run:
+            runtime.reporter.note(f"{path} is complete already")
+            return True
+        what = f"a {found.kind} of another run (other options, inputs or images)"
+    except BadInput as error:
+        what = f"something else ({error.problem})"
+    if not runtime.overwrite:
+        raise CannotCreate(f"{path} exists and holds {what}", "choose another -o, or use --overwrite")
+    return False
+
+
+def open_checkpoint(path: Path, header: Header, runtime: Runtime) -> Checkpoint:
+    """The checkpoint beside `path`; an old one is removed with `--no-resume` or `--overwrite`.
+
+    Raises:
+        CannotCreate: it belongs to another run.
+    """
+    checkpoint = Checkpoint(path, header.run)
+    if not runtime.resume or (runtime.overwrite and checkpoint.is_foreign()):
+        checkpoint.remove()
+    return checkpoint
+
+
+def publish_network(
+    path: Path, header: Header, config: str, state: Mapping[str, Tensor], checkpoint: Checkpoint | None, runtime: Runtime
+) -> None:
+    """Write the artifact, then drop the checkpoint.
+
+    Raises:
+        CannotCreate, OutputFailed: see `xseg.artifacts.publish`.
+    """
+    write_weights(path, header, config, state, overwrite=runtime.overwrite)
+    if checkpoint is not None:
+        checkpoint.remove()
