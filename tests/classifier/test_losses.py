@@ -20,7 +20,9 @@ def labels_for(kind, random, rows, columns):
 
 @pytest.mark.parametrize("kind", KINDS)
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 10**6), rows=st.integers(1, 6), columns=st.integers(1, 5), smoothing=st.sampled_from([0, 0.1]))
+@given(
+    seed=st.integers(0, 10**6), rows=st.integers(1, 6), columns=st.integers(1, 5), smoothing=st.sampled_from([0, 0.1])
+)
 def test_losses_equal_their_definition(kind, seed, rows, columns, smoothing):
     random = np.random.default_rng(seed)
     logits, labels = random.normal(0, 4, (rows, columns)), labels_for(kind, random, rows, columns)

@@ -11,7 +11,13 @@ from tests.datasets.builders import as_tar, as_zip, pixels, png, put
 from xseg.datasets.storage import FOLLOW_LINKS, open_storage, safe_name
 from xseg.errors import BadInput, InputMissing, OutputFailed, XsegError
 
-FILES = {"a/x.bin": bytes(range(256)) * 40, "a/b/y.bin": b"y", "top.txt": "hello", ".hidden/z": "no", "a/.DS_Store": "no"}
+FILES = {
+    "a/x.bin": bytes(range(256)) * 40,
+    "a/b/y.bin": b"y",
+    "top.txt": "hello",
+    ".hidden/z": "no",
+    "a/.DS_Store": "no",
+}
 KINDS = ["directory", "tar", "tar.gz", "tar.bz2", "tar.xz", "zip"]
 
 

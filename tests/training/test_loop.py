@@ -25,7 +25,10 @@ class Regression:
         for step in steps:
             random = torch.Generator().manual_seed(step)
             x = torch.randn(self.size, 5, generator=random)
-            yield {"x": x * (float("nan") if step == self.spoil else 1), "y": torch.randn(self.size, 2, generator=random)}
+            yield {
+                "x": x * (float("nan") if step == self.spoil else 1),
+                "y": torch.randn(self.size, 2, generator=random),
+            }
 
     def loss(self, batch, step):
         if self.limit and len(batch["x"]) > self.limit:

@@ -12,7 +12,9 @@ def net():
 
 
 def by_name(net, settings):
-    return {group["name"]: (group["base_lr"], group["weight_decay"]) for group in parameter_groups(net, ["3"], settings)}
+    return {
+        group["name"]: (group["base_lr"], group["weight_decay"]) for group in parameter_groups(net, ["3"], settings)
+    }
 
 
 def test_biases_learn_twice_as_fast_new_layers_ten_times_and_only_weights_decay(net):

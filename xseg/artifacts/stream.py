@@ -59,6 +59,20 @@ def parts(inputs: Sequence[str]) -> Iterator[Part]:
         yield from location.parts()
 
 
+@contextmanager
+def first_part(name: str) -> Iterator[Part]:
+    """The first part of one input, open inside the block; for artifacts that come in one piece.
+
+    Raises:
+        InputMissing, BadInput: as for `parts`.
+    """
+    found = parts([name])
+    try:
+        yield next(found)
+    finally:
+        found.close()  # type: ignore[attr-defined]
+
+
 def _path(path: Path) -> list[Location]:
     try:
         mode = path.stat().st_mode

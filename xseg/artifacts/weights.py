@@ -11,7 +11,7 @@ from xseg.artifacts.encode import encode_weights
 from xseg.artifacts.header import Header
 from xseg.artifacts.publish import publish
 from xseg.artifacts.schema import KINDS
-from xseg.artifacts.stream import parts
+from xseg.artifacts.stream import first_part
 from xseg.errors import BadInput
 
 
@@ -54,7 +54,7 @@ def read_weights(source: str, kind: str) -> tuple[Header, str, str, dict[str, to
         InputMissing: no such file.
         BadInput: another kind of artifact, or a damaged one.
     """
-    with next(parts([source])) as part:
+    with first_part(source) as part:
         if part.header.kind != kind:
             raise BadInput(
                 f"{part.where} holds {part.header.kind}, this step needs {kind}",

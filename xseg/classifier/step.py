@@ -111,7 +111,11 @@ def _header(
     runtime: Runtime,
     device: torch.device,
 ) -> Header:
-    decided: dict[str, Any] = {**asdict(model), "training": asdict(settings) if settings else None, "seed": runtime.seed}
+    decided: dict[str, Any] = {
+        **asdict(model),
+        "training": asdict(settings) if settings else None,
+        "seed": runtime.seed,
+    }
     del decided["weights"]  # the parents know them by content
     return Header(
         "classifier",

@@ -106,8 +106,8 @@ def pair_of(text: str, option: str) -> tuple[float, float]:
 
 
 def _summary(path: Path) -> dict[str, object]:
-    from xseg.artifacts.stream import parts
+    from xseg.artifacts.stream import first_part
 
-    with next(parts([str(path)])) as part:
+    with first_part(str(path)) as part:
         images = {"images": len(part), "failures": len(part.failures)} if part.header.work else {}
         return {"path": str(path), "kind": part.header.kind, "content": part.stored_content(), **images}

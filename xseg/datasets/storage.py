@@ -318,6 +318,7 @@ def _uncompressed(location: Path, magic: bytes) -> int:
                 hint = "set TMPDIR to a larger disk, or unpack it yourself"
                 raise OutputFailed(f"{location}: no room to unpack it in {tempfile.gettempdir()}", hint) from error
             raise BadInput(f"{location}: damaged or cut short ({error})", "copy it again") from error
+        plain.seek(0)
         return os.dup(plain.fileno())
 
 

@@ -21,7 +21,8 @@ _POWERS = (2.0 ** -np.arange(127)).astype(np.float32)
 _PER_LN2 = np.float32(1 / math.log(2))
 _LN2_HIGH = np.float32(0.693359375)  # few bits, so that n times it is exact
 _LN2_LOW = np.float32(math.log(2) - 0.693359375)
-_SERIES = tuple(np.float32(1 / math.factorial(k)) for k in range(7))
+_ONE = np.float32(1)
+_C2, _C3, _C4, _C5, _C6 = (np.float32(1 / math.factorial(k)) for k in range(2, 7))
 
 
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -207,16 +208,15 @@ def _exp(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     x = max(x, np.float32(-87))
     n = np.rint(x * _PER_LN2)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    series = _SERIES[6]
-    for k in (5, 4, 3, 2, 1, 0):
-        series = series * r + _SERIES[k]
+    series = (((((_C6 * r + _C5) * r + _C4) * r + _C3) * r + _C2) * r + _ONE) * r + _ONE
     return series * _POWERS[np.uint32(-n)]
 
 
 @_compiled
 def _softmax(scores, labels, padded):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Softmax of the first `labels` of each run of `padded` values of `scores` (C,), in place; 0 for the others."""
-    for start in range(0, len(scores), padded):
+    start = 0
+    while start < len(scores):  # a range with a step that is not a constant would cost a division for every pixel
         top, total = scores[start], np.float32(0)
         for c in range(start + 1, start + labels):
             top = max(top, scores[c])
@@ -226,7 +226,9 @@ def _softmax(scores, labels, padded):  # type: ignore[no-untyped-def]  # noqa: A
         inverse = np.float32(1) / total
         for c in range(start, start + labels):
             scores[c] *= inverse
-        scores[start + labels : start + padded] = 0
+        for c in range(start + labels, start + padded):
+            scores[c] = 0
+        start += padded
 
 
 @_compiled

@@ -11,7 +11,7 @@ from xseg.artifacts.encode import encode_result
 from xseg.artifacts.header import Header, Parent, canonical
 from xseg.artifacts.publish import publish
 from xseg.artifacts.record import Record
-from xseg.artifacts.stream import parts
+from xseg.artifacts.stream import first_part
 from xseg.datasets.index import Dataset
 from xseg.device import cores
 from xseg.errors import BadInput, InputMissing, Status
@@ -101,9 +101,8 @@ def group_by_run(inputs: Sequence[str]) -> list[list[str]]:
     for name in inputs:
         key = name
         if name != "-":
-            for part in parts([name]):
+            with first_part(name) as part:
                 key = part.header.run
-                break
         groups.setdefault(key, []).append(name)
     return list(groups.values())
 

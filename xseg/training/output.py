@@ -61,7 +61,12 @@ def open_checkpoint(path: Path, header: Header, runtime: Runtime) -> Checkpoint:
 
 
 def publish_network(
-    path: Path, header: Header, config: str, state: Mapping[str, Tensor], checkpoint: Checkpoint | None, runtime: Runtime
+    path: Path,
+    header: Header,
+    config: str,
+    state: Mapping[str, Tensor],
+    checkpoint: Checkpoint | None,
+    runtime: Runtime,
 ) -> None:
     """Write the artifact, then drop the checkpoint.
 
