@@ -127,7 +127,10 @@ def describe(name: str, cls: type) -> dict[str, Any]:
         "name": name,
         **traits,
         "parameters": {
-            field.name: {"default": field.default, "type": getattr(hints[field.name], "__name__", str(hints[field.name]))}
+            field.name: {
+                "default": field.default,
+                "type": getattr(hints[field.name], "__name__", str(hints[field.name])),
+            }
             for field in fields
         },
     }

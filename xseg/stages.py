@@ -26,7 +26,9 @@ class Stage:
 STAGES = (
     Stage("train-cls", ("dataset",), "classifier", "Train a classifier from image-level labels."),
     Stage("explain", ("classifier", "dataset"), "heatmaps", "Explain a classifier: one heatmap per image and class."),
-    Stage("crf", ("heatmaps", "masks"), "pseudolabels", "Refine heatmaps by a dense CRF into confident labels or masks."),
+    Stage(
+        "crf", ("heatmaps", "masks"), "pseudolabels", "Refine heatmaps by a dense CRF into confident labels or masks."
+    ),
     Stage("affinity-train", ("pseudolabels", "classifier"), "affinity", "Learn which pixels belong together."),
     Stage("random-walk", ("heatmaps", "affinity"), "heatmaps", "Spread heatmaps along the learned affinity."),
     Stage("evaluate", ("heatmaps", "pseudolabels", "masks"), "scores", "Score heatmaps or masks against ground truth."),

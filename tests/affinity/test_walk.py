@@ -82,6 +82,16 @@ def test_affinities_of_another_grid_are_refused():
         random_walk(torch.zeros(2, 40, 41), torch.zeros(34, 5, 5))
 
 
+def test_no_map_walks_to_no_map():
+    assert random_walk(torch.zeros(0, 20, 21), torch.zeros(34, 3, 3)).shape == (0, 20, 21)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_maps_in_less_than_single_precision_are_refused(dtype):
+    with pytest.raises(ValueError, match="maps: "):
+        random_walk(torch.zeros(2, 20, 21, dtype=dtype), torch.zeros(34, 3, 3))
+
+
 def test_presets_hold_the_published_numbers():
     psa, irn, paper = (PRESETS[name] for name in ("psa", "irn", "paper-003"))
     assert (psa.beta, psa.steps, psa.alpha, psa.radius, psa.stride, psa.background) == (8, 256, 16, 5, 8, None)

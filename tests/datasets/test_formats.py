@@ -127,15 +127,14 @@ def test_a_known_name_with_a_blank_needs_no_semicolon(tmp_path):
         ({"classes.txt": "\n"}, "lists no class"),
         ({"ImageSets/Segmentation/train.txt": "\n\n"}, "empty list"),
         ({"ImageSets/Segmentation/train.txt": "a\na\n"}, "'a' comes 2 times"),
-        ({"ImageSets/Segmentation/train.txt": "../a\n"}, r"\.\.|only"),
+        ({"ImageSets/Segmentation/train.txt": "../a\n"}, r"\.\./a"),
         ({"ImageSets/Segmentation/train.txt": ".. x/../y\n"}, r"\.\."),
         ({"JPEGImages/a.jpg": b""}, "share an id"),
     ],
 )
 def test_a_wrong_voc_set_is_bad_input_that_says_what_is_wrong(tmp_path, files, problem):
     with pytest.raises(BadInput, match=problem) as caught:
-        dataset = open_dataset(voc(tmp_path, files=files), split="train")
-        dataset.read_image(dataset.items[0])
+        open_dataset(voc(tmp_path, files=files), split="train")
     assert caught.value.hint
 
 
@@ -360,7 +359,7 @@ def test_images_are_a_directory_one_file_or_a_list(tmp_path):
 @pytest.mark.parametrize("files", [{"readme.md": "x"}, {"list.txt": ""}])
 def test_nothing_to_read_is_bad_input(tmp_path, files):
     root = put(tmp_path / "x", files)
-    with pytest.raises(BadInput, match="no image found|empty list"):
+    with pytest.raises(BadInput, match=r"no image found|empty list"):
         open_dataset(root / "list.txt" if "list.txt" in files else root)
 
 
@@ -386,7 +385,7 @@ def test_places_and_formats_that_do_not_exist_are_told(tmp_path):
 @pytest.mark.parametrize("name", ["voc", "folder", "csv", "pairs"])
 def test_a_forced_format_that_does_not_fit_says_what_it_needs(tmp_path, name):
     root = put(tmp_path / "x", {"a.png": IMAGE})
-    with pytest.raises(BadInput, match="needed|needs") as caught:
+    with pytest.raises(BadInput, match=r"needed|needs") as caught:
         open_dataset(root, format=name)
     assert caught.value.hint
 

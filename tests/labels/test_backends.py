@@ -70,7 +70,7 @@ def test_posteriors_equal_published_ones(ours, shared, name, alpha):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("index", [0, 1])
 def test_photographs_equal_pydensecrf(ours, peer, shared, index):
     path = sorted(shared("data/voc-subset/JPEGImages").glob("2007_*.jpg"))[index]
     with Image.open(path) as opened:

@@ -56,11 +56,7 @@ def train(
     device = resolve(runtime.device)
     parent, content, backbone = load_classifier(classifier, device, head.output_stride)
     source = RecordSource(inputs, ["pseudolabels"], allow_missing=runtime.allow_missing, notice=runtime.reporter.note)
-    if parent.classes != source.header.classes:
-        raise BadInput(
-            f"{inputs[0]}: its classes {source.header.classes[:3]}... differ from the classifier's {parent.classes[:3]}...",
-            "give the pseudolabels that were made with this classifier",
-        )
+    source.require_classes(parent.classes, classifier)
     config = configure(
         backbone,
         name=head.preset,
@@ -173,10 +169,7 @@ def walk(inputs: Sequence[str], affinity: str, options: WalkOptions, runtime: Ru
     source = RecordSource(
         inputs, ["heatmaps"], allow_missing=runtime.allow_missing, shard=runtime.shard, notice=runtime.reporter.note
     )
-    if parent.classes != source.header.classes:
-        raise BadInput(
-            f"{inputs[0]} and {affinity} have different classes", "use heatmaps and affinity of the same data set"
-        )
+    source.require_classes(parent.classes, affinity)
     options = replace(options, radius=options.radius or trained_radius, dtype=stored_dtype(options.dtype, False))
     header = Header(
         "heatmaps",

@@ -128,8 +128,8 @@ class Samples:
         # psa's order: crop the posteriors, average blocks of them, then take the highest.
         low, high = (apply_to_maps(arrays[name].astype(np.float32), geometry) for name in ("low", "high"))
         class_id = torch.from_numpy(arrays["low/class_id"][1:].astype(np.int64))
-        labels = confident_labels(torch.from_numpy(low), torch.from_numpy(high), class_id, stride, self._classes)
-        return labels.numpy()
+        pooled = confident_labels(torch.from_numpy(low), torch.from_numpy(high), class_id, stride, self._classes)
+        return pooled.numpy()
 
 
 class AffinityTask:

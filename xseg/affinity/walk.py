@@ -74,6 +74,8 @@ def random_walk(
         raise ValueError(
             f"affinities have shape {found}, needed (O, {grid[0]}, {grid[1]}) for maps {tuple(maps.shape)}"
         )
+    if classes == 0:
+        return maps.clone()
     pooled = functional.avg_pool2d(pad_to_multiple(maps, stride), stride)
     walked = transition(affinities, beta=beta, radius=radius, dtype=dtype).apply(pooled.flatten(1), steps)
     canvas = (grid[0] * stride, grid[1] * stride)

@@ -11,7 +11,7 @@ import numpy as np
 
 from xseg.artifacts.encode import array_digest
 from xseg.artifacts.guard import walk
-from xseg.artifacts.header import Header, WorkList, parse_header, sha256
+from xseg.artifacts.header import WorkList, parse_header, sha256
 from xseg.artifacts.record import Failure, Record, check_name
 from xseg.artifacts.schema import KINDS, Ragged
 from xseg.errors import BadInput
@@ -89,7 +89,12 @@ class Part:
         rows = zip(failures["index"][()].tolist(), _texts(failures["id"]), _texts(failures["reason"]), strict=True)
         self.failures = [Failure(index, check_name(name, "id", self.where), reason) for index, name, reason in rows]
         count, total = len(self.ids), self._work().total
-        for name, found in {"path": self.paths, "source": self.sources, "digest": self.digests, "index": self.index}.items():
+        for name, found in {
+            "path": self.paths,
+            "source": self.sources,
+            "digest": self.digests,
+            "index": self.index,
+        }.items():
             self._require(len(found) == count, f"images/{name} has {len(found)} entries, images/id {count}")
         self._require(self.sizes.shape == (count, 2), "images/size is not (N, 2)")
         self._require(self.labels.shape == (count, len(self.header.classes)), "images/labels is not (N, C)")
@@ -178,8 +183,12 @@ class _RaggedReader:
         self._columns = {column: group[column][()] for column in ragged.columns}
         offsets, shapes = group["offsets"][()].astype(np.int64), group["shape"][()].astype(np.int64)
         name = ragged.name
-        require(offsets.shape == (count + 1,) and shapes.shape == (count, ragged.ndim), f"{name}: wrong number of images")
-        require(self.values.ndim == 1 and self.values.dtype.name in ragged.dtypes, f"{name}/values: {self.values.dtype}")
+        require(
+            offsets.shape == (count + 1,) and shapes.shape == (count, ragged.ndim), f"{name}: wrong number of images"
+        )
+        require(
+            self.values.ndim == 1 and self.values.dtype.name in ragged.dtypes, f"{name}/values: {self.values.dtype}"
+        )
         require(bool((shapes >= 0).all()), f"{name}/shape has a negative side")
         sizes = [int(np.prod(shape, dtype=object)) for shape in shapes.tolist()]
         steps = np.diff(offsets).tolist()
@@ -188,7 +197,9 @@ class _RaggedReader:
         rows = np.concatenate([[0], np.cumsum(shapes[:, 0])]).astype(np.int64)
         for column, dtype in ragged.columns.items():
             found = self._columns[column]
-            require(found.dtype == dtype and found.shape == (rows[-1],), f"{name}/{column} is {found.dtype}{found.shape}")
+            require(
+                found.dtype == dtype and found.shape == (rows[-1],), f"{name}/{column} is {found.dtype}{found.shape}"
+            )
         self._offsets, self._shapes, self._rows = offsets, shapes, rows
 
     def read(self, position: int) -> Iterator[tuple[str, np.ndarray]]:

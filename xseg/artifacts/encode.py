@@ -63,11 +63,18 @@ class _ErrorKeepingFile(io.RawIOBase):
     def check(self) -> None:
         """Raise the kept failure."""
         if self._error is not None:
-            raise OutputFailed(f"cannot write: {self._error.strerror}", "free some space and run again") from self._error
+            raise OutputFailed(
+                f"cannot write: {self._error.strerror}", "free some space and run again"
+            ) from self._error
 
 
 def encode(
-    file: BinaryIO, header: Header, records: Iterable[Record], failures: Sequence[Failure] = (), *, compress: bool = True
+    file: BinaryIO,
+    header: Header,
+    records: Iterable[Record],
+    failures: Sequence[Failure] = (),
+    *,
+    compress: bool = True,
 ) -> str:
     """Write an artifact of a per-image kind.
 
@@ -247,7 +254,13 @@ class _Growing:
         self._pending, self._waiting = [values[count:]], self._waiting - count
         if self._dataset is None:
             self._dataset = self._target.create_dataset(
-                self._name, (0,), self._dtype, maxshape=(None,), chunks=(CHUNK,), track_times=False, **_filters(self._compress)
+                self._name,
+                (0,),
+                self._dtype,
+                maxshape=(None,),
+                chunks=(CHUNK,),
+                track_times=False,
+                **_filters(self._compress),
             )
         start = self._dataset.shape[0]
         self._dataset.resize((start + count,))

@@ -76,7 +76,7 @@ class PartDirectory:
             OutputFailed: no space is left.
         """
         header = self._header
-        indices = [item.index for item in (*records, *failures)]
+        indices = [record.index for record in records] + [failure.index for failure in failures]
         stem = f"{min(indices):08d}-{max(indices) + 1:08d}"
         ordered = sorted(records, key=lambda record: record.index)
         for attempt in range(1000):
@@ -104,7 +104,9 @@ class PartDirectory:
 class Shelf:
     """Random access to the images of several files, with only a few of them open at once."""
 
-    def __init__(self, files: Iterable[Path], header: Header, *, drop: Callable[[Path, XsegError], None] | None = None):
+    def __init__(
+        self, files: Iterable[Path], header: Header, *, drop: Callable[[Path, XsegError], None] | None = None
+    ) -> None:
         """Index the files.
 
         Args:

@@ -98,5 +98,3 @@ def check_writable(path: Path) -> None:
         finally:
             with suppress(OSError):
                 probe.unlink()
-
-

@@ -1,4 +1,4 @@
-"""What each kind of artifact holds: the arrays, their axes and dtypes, and who makes it. `docs/artifacts.md` in code."""
+"""What each kind of artifact holds: arrays, axes, dtypes, and who makes it. `docs/artifacts.md` in code."""
 
 from dataclasses import dataclass, field
 

@@ -130,7 +130,9 @@ def _regular_parts(file: BinaryIO, where: str) -> Iterator[Part]:
     while start < size or number == 0:
         end = end_address(os.pread(file.fileno(), SUPERBLOCK, start), _numbered(where, number))
         if start + end > size:
-            raise BadInput(f"{_numbered(where, number)}: cut off: {size - start} of {end} bytes", "make or copy it again")
+            raise BadInput(
+                f"{_numbered(where, number)}: cut off: {size - start} of {end} bytes", "make or copy it again"
+            )
         window = io.BufferedReader(_Window(file, start, end), 1 << 16)
         with opened(window, _numbered(where, number)) as part:
             yield part

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from xseg.artifacts.decode import Part
 from xseg.artifacts.encode import encode_weights
 from xseg.artifacts.header import Header
 from xseg.artifacts.publish import publish
@@ -63,5 +62,8 @@ def read_weights(source: str, kind: str) -> tuple[Header, str, str, dict[str, to
         content = part.content()
         if content != part.stored_content():
             raise BadInput(f"{part.where}: the weights are damaged (their digest does not match)", "make it again")
-        state = {key: torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape)) for key, array in part.weights().items()}
+        state = {
+            key: torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+            for key, array in part.weights().items()
+        }
         return part.header, content, part.config(), state

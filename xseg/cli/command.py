@@ -101,7 +101,9 @@ def _guarded(function: Callable[..., Status | None], name: str, options: dict[st
     except OSError as error:
         if error.errno is None or error.errno not in _DISK_ERRORS:
             raise
-        return tell_error(OutputFailed(f"{error.filename or 'output'}: {error.strerror}", "free some space and run again"))
+        return tell_error(
+            OutputFailed(f"{error.filename or 'output'}: {error.strerror}", "free some space and run again")
+        )
 
 
 _DISK_ERRORS = {5, 27, 28, 122}  # EIO, EFBIG, ENOSPC, EDQUOT
@@ -110,7 +112,18 @@ _DISK_ERRORS = {5, 27, 28, 122}  # EIO, EFBIG, ENOSPC, EDQUOT
 def _runtime(options: dict[str, Any], stdout: Stdout) -> "Runtime":
     from xseg.runs.runtime import Runtime  # torch and h5py come with it: not before a command runs
 
-    fields = ("images", "device", "batch_size", "workers", "amp", "seed", "limit", "resume", "overwrite", "allow_missing")
+    fields = (
+        "images",
+        "device",
+        "batch_size",
+        "workers",
+        "amp",
+        "seed",
+        "limit",
+        "resume",
+        "overwrite",
+        "allow_missing",
+    )
     known = {key: options[key] for key in (*fields, "max_failures") if key in options}
     if options.get("shard"):
         known["shard"] = Shard.parse(options["shard"])

@@ -61,9 +61,7 @@ def crf(
             confidence=confidence,
             background=background,
             alpha=alpha,
-            kernels=Kernels(
-                gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations
-            ),
+            kernels=Kernels(gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations),
             preparation=Preparation(sign, clip_percentile, root, blur),  # type: ignore[arg-type]
             posteriors=posteriors,
         )

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 DatasetIn = Annotated[str, typer.Argument(metavar="DATASET", help="A directory, file, .tar or .zip with images.")]
 SplitOpt = Annotated[str | None, typer.Option(help="Name of a list of images; default: all.")]
-FormatOpt = Annotated[str | None, typer.Option("--format", help="voc, folder, csv, pairs or images; default: recognised.")]
+FormatOpt = Annotated[
+    str | None, typer.Option("--format", help="voc, folder, csv, pairs or images; default: recognised.")
+]
 
 
 def dataset_of(location: str, format_: str | None, split: str | None, context: Context) -> "Dataset":

@@ -16,7 +16,9 @@ def explain(
     classifier: Annotated[str, typer.Argument(metavar="CLASSIFIER", help="Artifact made by train-cls, or '-'.")],
     dataset: DatasetIn,
     method: Annotated[str, typer.Option(help="Explanation method; list them with: xseg methods.")] = "cam",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method.")
+    ] = None,
     targets: Annotated[
         str | None, typer.Option(help="labels, predicted, top1, all, or class names. Default: labels if there are any.")
     ] = None,

@@ -1,6 +1,7 @@
 """`xseg info` and `xseg validate`."""
 
 import json
+from typing import Any
 
 from xseg.cli.command import Context, command
 from xseg.cli.merge import ArtifactsIn
@@ -31,7 +32,7 @@ def validate(context: Context, inputs: ArtifactsIn) -> None:
     from xseg.artifacts.inspect import problems
     from xseg.artifacts.stream import parts
 
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     for part in parts(inputs):
         with part:
             wrong = list(problems(part))
@@ -40,7 +41,7 @@ def validate(context: Context, inputs: ArtifactsIn) -> None:
                 context.stdout.line("\n".join(f"{part.where}: {problem}" for problem in wrong) or f"{part.where}: ok")
     if context.json:
         context.stdout.line(json.dumps(found[0] if len(found) == 1 else found))
-    count = sum(len(entry["problems"]) for entry in found)  # type: ignore[arg-type]
+    count = sum(len(entry["problems"]) for entry in found)
     if count:
         raise BadInput(f"{count} problems found", "make the artifact again")
 

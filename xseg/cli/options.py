@@ -18,14 +18,18 @@ SHARED: Shared = {
         None,
     ),
     "score_output": (
-        Annotated[str | None, typer.Option("-o", "--output", metavar="PATH", help="Also keep the scores as an artifact.")],
+        Annotated[
+            str | None, typer.Option("-o", "--output", metavar="PATH", help="Also keep the scores as an artifact.")
+        ],
         None,
     ),
     "overwrite": (Annotated[bool, typer.Option("--overwrite", help="Replace an existing output.")], False),
     "images": (
         Annotated[
             Path | None,
-            typer.Option(help="Where the images are, if they were moved: a directory, .tar or .zip [env: XSEG_IMAGES]."),
+            typer.Option(
+                help="Where the images are, if they were moved: a directory, .tar or .zip [env: XSEG_IMAGES]."
+            ),
         ],
         None,
     ),
@@ -34,10 +38,16 @@ SHARED: Shared = {
     "workers": (Annotated[int | None, typer.Option(min=0, help="Loading threads; default: one per core.")], None),
     "amp": (Annotated[bool | None, typer.Option("--amp/--no-amp", help="Mixed precision on a GPU.")], None),
     "seed": (Annotated[int, typer.Option(help="Seed of every random draw.")], 0),
-    "shard": (Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N slices, counted from 0.")], None),
+    "shard": (
+        Annotated[str | None, typer.Option(metavar="I/N", help="Only the I-th of N slices, counted from 0.")],
+        None,
+    ),
     "resume": (Annotated[bool, typer.Option("--resume/--no-resume", help="Continue a run that was cut off.")], True),
     "limit": (Annotated[int | None, typer.Option(min=1, help="Only the first N images.")], None),
-    "allow_missing": (Annotated[bool, typer.Option("--allow-missing", help="Accept inputs with missing images.")], False),
+    "allow_missing": (
+        Annotated[bool, typer.Option("--allow-missing", help="Accept inputs with missing images.")],
+        False,
+    ),
     "max_failures": (Annotated[int, typer.Option(min=0, help="Images that may fail before the status becomes 3.")], 0),
     "json": (Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")], False),
     "quiet": (Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")], False),
@@ -61,7 +71,9 @@ def numbers(text: str, option: str) -> tuple[float, ...]:
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError as error:
-        raise UsageError(f"{option} {text}: needed numbers separated by commas", f"for example {option} 1,0.5,2") from error
+        raise UsageError(
+            f"{option} {text}: needed numbers separated by commas", f"for example {option} 1,0.5,2"
+        ) from error
     if not all(value > 0 for value in values):
         raise UsageError(f"{option} {text}: every number must be above 0")
     return values

@@ -19,7 +19,9 @@ def random_walk(
     log_steps: Annotated[int | None, typer.Option(min=0, help="2^N steps; psa 8.")] = None,
     steps: Annotated[int | None, typer.Option(min=0, help="Steps, instead of --log-steps.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Exponent of the background that walks along; psa 16.")] = None,
-    background: Annotated[float | None, typer.Option(help="Constant background instead, joined after the walk.")] = None,
+    background: Annotated[
+        float | None, typer.Option(help="Constant background instead, joined after the walk.")
+    ] = None,
     radius: Annotated[float | None, typer.Option(help="Pairs closer than this, in nodes; default: as trained.")] = None,
     flip: Annotated[bool, typer.Option("--flip", help="Also look at the mirrored image.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float16, float32 or uint8.")] = None,

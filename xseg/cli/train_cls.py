@@ -27,7 +27,9 @@ def train_cls(
     keep_head: Annotated[bool, typer.Option("--keep-head", help="With --init-only: the weights' own classes.")] = False,
     class_names: Annotated[Path | None, typer.Option(help="With --keep-head: their names, one a line.")] = None,
     output_stride: Annotated[int | None, typer.Option(min=1, help="Pixels per position of the last features.")] = None,
-    head_bias: Annotated[bool, typer.Option("--head-bias/--no-head-bias", help="Whether a new head has a bias.")] = True,
+    head_bias: Annotated[
+        bool, typer.Option("--head-bias/--no-head-bias", help="Whether a new head has a bias.")
+    ] = True,
     layer: Annotated[str | None, typer.Option(help="Module path of the layer that heatmaps look at.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the model.")] = None,
     epochs: Annotated[float, typer.Option(help="Times every image is seen.")] = 5.0,
@@ -65,32 +67,34 @@ def train_cls(
         raise UsageError("--keep-head needs --init-only: other classes than the data's cannot be trained on it")
     data = trainer_data(dataset, format_, split, context)
     names = tuple(class_names.read_text().split("\n")) if class_names else None
-    network = ModelOptions(
-        model, weights, keep_head, names, output_stride, head_bias, layer, options_of(set_ or ())
-    )
-    settings = None if init_only else TrainSettings(
-        epochs=epochs,
-        batch_size=context.runtime.batch_size or 16,
-        crop=crop,
-        resize_low=resize_low,
-        resize_high=resize_high,
-        loss=loss,  # type: ignore[arg-type]
-        optimizer=optimizer,  # type: ignore[arg-type]
-        lr=lr,
-        head_lr_multiplier=head_lr_multiplier,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        schedule=schedule,  # type: ignore[arg-type]
-        poly_power=poly_power,
-        warmup=warmup,
-        jitter=jitter,
-        frozen=freeze,
-        freeze_bn=freeze_bn,
-        balanced=balanced,
-        label_smoothing=label_smoothing,
-        clip=clip,
-        seed=context.runtime.seed,
-        amp=bool(context.runtime.amp),
+    network = ModelOptions(model, weights, keep_head, names, output_stride, head_bias, layer, options_of(set_ or ()))
+    settings = (
+        None
+        if init_only
+        else TrainSettings(
+            epochs=epochs,
+            batch_size=context.runtime.batch_size or 16,
+            crop=crop,
+            resize_low=resize_low,
+            resize_high=resize_high,
+            loss=loss,  # type: ignore[arg-type]
+            optimizer=optimizer,  # type: ignore[arg-type]
+            lr=lr,
+            head_lr_multiplier=head_lr_multiplier,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            schedule=schedule,  # type: ignore[arg-type]
+            poly_power=poly_power,
+            warmup=warmup,
+            jitter=jitter,
+            frozen=freeze,
+            freeze_bn=freeze_bn,
+            balanced=balanced,
+            label_smoothing=label_smoothing,
+            clip=clip,
+            seed=context.runtime.seed,
+            amp=bool(context.runtime.amp),
+        )
     )
     held_out = trainer_data(dataset, format_, val_split, context) if val_split else None
     _tell(context, train(data, network, settings, held_out, context.runtime), data.classes)

@@ -187,7 +187,11 @@ class Dataset:
             hint = "check classes.txt (without background), or map the ids"
             raise BadInput(f"{name}: ids must be 0..{count} or {unknown}, {found}", hint)
         kind = np.uint8 if unknown == UNKNOWN else np.uint16
-        return mask if mask.dtype == kind else np.where(mask == ignore, unknown, mask).astype(kind)
+        if mask.dtype == kind:
+            return mask
+        ids = mask.astype(kind)
+        ids[mask == ignore] = unknown
+        return ids
 
     def label_vector(self, item: Item) -> np.ndarray:
         """(C,) uint8: 1 present, 0 absent; all 255 where the labels are unknown."""

@@ -98,13 +98,19 @@ def _directories(storage: Storage) -> tuple[str, str] | None:
     masks = [name for name in children if name.lower() in MASK_DIRECTORIES]
     if len(images) == len(masks) == 1 and _below(storage, masks[0]):
         return images[0], masks[0]
-    if len(children) != 2:
-        return None
-    first, second = children
-    for one, other in ((first, second), (second, first)):
-        stems, candidates = _below(storage, one), _below(storage, other)
-        if candidates and candidates.keys() <= stems.keys() and _is_mask(storage, min(candidates.values())):
-            return (one, other) if not _is_mask(storage, min(stems.values())) else None
+    return _by_content(storage, *children) if len(children) == 2 else None
+
+
+def _by_content(storage: Storage, first: str, second: str) -> tuple[str, str] | None:
+    """The two directories in the order images, masks; None if neither holds index masks for images of the other."""
+    try:
+        found = {first: _below(storage, first), second: _below(storage, second)}
+    except BadInput:
+        return None  # two files with one stem: these are not pairs
+    for images, masks in ((first, second), (second, first)):
+        matched = found[masks] and found[masks].keys() <= found[images].keys()
+        if matched and _is_mask(storage, min(found[masks].values())):
+            return None if _is_mask(storage, min(found[images].values())) else (images, masks)
     return None
 
 

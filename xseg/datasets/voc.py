@@ -104,10 +104,11 @@ def _read_list(storage: Storage, name: str) -> tuple[list[str], dict[str, str]]:
     ids, masks = [], {}
     for line in read_lines(storage, name):
         first, *rest = line.split()
-        stem = PurePosixPath(without_suffix(first)).name if "/" in first else first
+        path = safe_name(first.lstrip("/"), where)
+        stem = PurePosixPath(without_suffix(path)).name if "/" in first else path
         if rest and "/" not in rest[0]:
             raise BadInput(f"{where}: found {line!r}, needed one id a line", "lists of one class are no splits")
-        ids.append(safe_name(stem, where))
+        ids.append(stem)
         if rest:
             masks[stem] = safe_name(rest[0].lstrip("/"), where)
     return ids, masks

@@ -176,9 +176,7 @@ class _Explainer:
         probabilities: Sequence[np.ndarray | None] = [None] * len(window)
         if self._targets.needs_probabilities:
             probabilities = list(
-                predict_images(
-                    self._classifier, images, size=options.size, batch_size=self.batch_size, amp=self._amp
-                )
+                predict_images(self._classifier, images, size=options.size, batch_size=self.batch_size, amp=self._amp)
             )
         asked = [
             self._targets.of(photograph.labels, probability)
@@ -199,7 +197,9 @@ class _Explainer:
             batch_size=self.batch_size,
             amp=self._amp,
         )
-        return [self._record(photograph, found.maps, found.class_id) for photograph, found in zip(window, maps, strict=True)]
+        return [
+            self._record(photograph, found.maps, found.class_id) for photograph, found in zip(window, maps, strict=True)
+        ]
 
     def _record(self, photograph: _Photograph, maps: np.ndarray, class_id: np.ndarray) -> Record:
         values, scale = quantise(maps, self._dtype)

@@ -83,16 +83,21 @@ def crf(inputs: Sequence[str], options: CrfOptions, backend: str, runtime: Runti
         engine = stack.enter_context(_parallel(engine, device, runtime))
         refine = _Refiner(options, engine, device, len(header.classes))
 
-        def solved(record: Record) -> Record:
+        def solved(record: Record) -> Record | Photograph:
             return refine(photographs.of(record))
 
+        # On the CPU the threads that load an image also solve it; an accelerator is fed by this thread alone.
         on_cpu = device.type == "cpu"
+
+        def finished(loaded: Sequence[Record | Photograph]) -> list[Record]:
+            return [one if isinstance(one, Record) else refine(one) for one in loaded]
+
         return execute(
             runtime,
             header,
             source,
-            solved if on_cpu else photographs.of,  # type: ignore[arg-type]
-            (lambda records: records) if on_cpu else (lambda loaded: [refine(photograph) for photograph in loaded]),
+            solved if on_cpu else photographs.of,
+            finished,
             total=len(source.expected),
             carried=lambda: source.failures,
         )
@@ -175,10 +180,8 @@ def _scores(maps: torch.Tensor, class_id: torch.Tensor, preparation: Preparation
 
 def _header(source: RecordSource, options: CrfOptions, backend: str, device: torch.device, runtime: Runtime) -> Header:
     decided: dict[str, Any] = asdict(options)
-    if not options.masks:
-        unused = ("background", "alpha")
-    else:
-        unused = ("mode", "alpha_low", "alpha_high", "thresholds", "posteriors")
+    of_labels = ("mode", "alpha_low", "alpha_high", "thresholds", "posteriors")
+    unused = of_labels if options.masks else ("background", "alpha")
     if options.masks and options.posteriors:
         raise UsageError("--posteriors belongs to confident labels", "leave out --masks or --posteriors")
     return Header(

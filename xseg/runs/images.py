@@ -193,8 +193,10 @@ def execute(
         runtime: shared options.
         header: identity of the output.
         jobs: images in order of the work list, this shard's only.
-        load: as for `process`, and so are `compute` and `batch_size`.
+        load: as for `process`.
+        compute: as for `process`.
         total: number of jobs, for progress.
+        batch_size: as for `process`.
         carried: failures of earlier steps, asked for once the jobs have ended.
 
     Returns:

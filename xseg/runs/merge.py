@@ -28,5 +28,11 @@ def merge(inputs: Sequence[str], runtime: Runtime) -> Status:
         return records
 
     return execute(
-        runtime, header, source, lambda record: record, keep, total=len(source.expected), carried=lambda: source.failures
+        runtime,
+        header,
+        source,
+        lambda record: record,
+        keep,
+        total=len(source.expected),
+        carried=lambda: source.failures,
     )

@@ -72,9 +72,7 @@ class Runtime:
                 yield FileSink(path, header)
                 copy_to(path, self.target.file)
         else:
-            yield FileSink(
-                self.path, header, resume=self.resume, overwrite=self.overwrite, notice=self.reporter.note
-            )
+            yield FileSink(self.path, header, resume=self.resume, overwrite=self.overwrite, notice=self.reporter.note)
 
     @property
     def path(self) -> Path:

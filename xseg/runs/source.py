@@ -116,6 +116,27 @@ class RecordSource:
                     "give the parts of one run only; compare them with: xseg info FILE...",
                 )
 
+    def require_classes(self, classes: Sequence[str], owner: str) -> None:
+        """Refuse to go on with something made for other classes.
+
+        Args:
+            classes: names in order, as `owner` has them.
+            owner: what it is, for the message.
+
+        Raises:
+            BadInput: they differ in names or order.
+        """
+        ours = self.header.classes
+        if ours != tuple(classes):
+            pairs = enumerate(zip(ours, classes, strict=False))
+            at = next((i for i, (a, b) in pairs if a != b), min(len(ours), len(classes)))
+            found = [names[at] if at < len(names) else "nothing" for names in (ours, classes)]
+            raise BadInput(
+                f"{owner} has other classes than the {self.header.kind}:"
+                f" number {at + 1} is {found[1]!r} there and {found[0]!r} here",
+                "use artifacts and data of one set of classes; compare with: xseg info FILE",
+            )
+
     def __iter__(self) -> Iterator[Record]:
         for part in self._parts:
             self._check(part, self.header)

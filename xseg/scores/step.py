@@ -89,9 +89,7 @@ def evaluate(
             argv=runtime.argv,
         )
         text = canonical(result)
-        publish(
-            runtime.target.path, lambda file: encode_result(file, header, text), overwrite=runtime.overwrite
-        )
+        publish(runtime.target.path, lambda file: encode_result(file, header, text), overwrite=runtime.overwrite)
     return result, rows, final_status(sum(one.failed for one in scored), runtime.max_failures)
 
 
@@ -134,12 +132,7 @@ def _score(
 
 def _add_all(score: SegmentationScore, source: RecordSource, dataset: Dataset, runtime: Runtime) -> int:
     """Score every image of the data set that the source has; returns how many could not be read."""
-    if source.header.classes != dataset.classes:
-        raise BadInput(
-            f"{dataset.location}: its classes ({', '.join(dataset.classes[:4])}, ...) differ from those of the"
-            f" {source.header.kind} ({', '.join(source.header.classes[:4])}, ...)",
-            "score against the data set whose classes the classifier was trained on",
-        )
+    source.require_classes(dataset.classes, str(dataset.location))
     wanted = {item.id for item in dataset.items}
     runtime.reporter.start("evaluate", len(wanted))
     failed, seen = 0, set()
