@@ -232,26 +232,40 @@ def _softmax(scores, labels, padded):  # type: ignore[no-untyped-def]  # noqa: A
 
 
 @_compiled
+def _read_all(near, alike, energy, scores, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Energy plus message of points start..stop into `scores`; `near`, `alike`: corners, weights, vertex values."""
+    (corners_n, reads_n, values_n), (corners_a, reads_a, values_a) = near, alike
+    for p in range(start, stop):
+        for c in range(0, scores.shape[1], 4):
+            four = energy[p, c], energy[p, c + 1], energy[p, c + 2], energy[p, c + 3]
+            four = _read(_read(four, values_n, corners_n, reads_n, p, c), values_a, corners_a, reads_a, p, c)
+            scores[p, c], scores[p, c + 1], scores[p, c + 2], scores[p, c + 3] = four
+
+
+@_compiled
+def _spread_all(lattice, scores, start, stop):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Spread `scores` of points start..stop over the vertices."""
+    corners, touches, values = lattice
+    for p in range(start, stop):
+        for c in range(0, scores.shape[1], 4):
+            four = scores[p, c], scores[p, c + 1], scores[p, c + 2], scores[p, c + 3]
+            _spread(four, values, corners, touches, p, c)
+
+
+@_compiled
 def _step(near, alike, energy, labels, padded, posterior):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """One mean-field step in one pass: read both lattices, softmax, spread into the emptied next values."""
     (corners_n, reads_n, touches_n, old_n, new_n), (corners_a, reads_a, touches_a, old_a, new_a) = near, alike
     new_n[:] = 0
     new_a[:] = 0
-    zero = np.float32(0)
-    for p in range(len(energy)):
-        scores = posterior[p]
-        for c in range(0, len(scores), 4):
-            four = _read((zero, zero, zero, zero), old_n, corners_n, reads_n, p, c)
-            m0, m1, m2, m3 = _read(four, old_a, corners_a, reads_a, p, c)
-            scores[c] = energy[p, c] + m0
-            scores[c + 1] = energy[p, c + 1] + m1
-            scores[c + 2] = energy[p, c + 2] + m2
-            scores[c + 3] = energy[p, c + 3] + m3
-        _softmax(scores, labels, padded)
-        for c in range(0, len(scores), 4):
-            four = (scores[c], scores[c + 1], scores[c + 2], scores[c + 3])
-            _spread(four, new_n, corners_n, touches_n, p, c)
-            _spread(four, new_a, corners_a, touches_a, p, c)
+    # Block by block: a block's scores stay in the fastest cache, and nothing reads what was written a moment ago.
+    for start in range(0, len(energy), 256):
+        stop = min(start + 256, len(energy))
+        _read_all((corners_n, reads_n, old_n), (corners_a, reads_a, old_a), energy, posterior, start, stop)
+        for p in range(start, stop):
+            _softmax(posterior[p], labels, padded)
+        _spread_all((corners_n, touches_n, new_n), posterior, start, stop)
+        _spread_all((corners_a, touches_a, new_a), posterior, start, stop)
 
 
 class FusedLattice:
