@@ -53,7 +53,7 @@ def test_training_learns_the_tints_and_reports_average_precision():
     assert not classifier.training
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, balanced=True, optimizer="adamw", schedule="cosine")])
+@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, balance=1.0, optimizer="adamw", schedule="cosine")])
 def test_a_run_stopped_after_any_step_and_continued_has_the_same_weights(tmp_path, settings):
     whole, _ = trained(settings)
     checkpoint = Checkpoint(tmp_path / "out", "run")

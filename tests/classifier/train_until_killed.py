@@ -12,7 +12,7 @@ from xseg.classifier.settings import TrainSettings
 from xseg.classifier.train import train_classifier
 from xseg.training.checkpoint import Checkpoint
 
-SETTINGS = TrainSettings(epochs=4, batch_size=5, crop=32, resize_low=24, resize_high=48, lr=0.05, balanced=True)
+SETTINGS = TrainSettings(epochs=4, batch_size=5, crop=32, resize_low=24, resize_high=48, lr=0.05, balance=1.0)
 
 
 def main(output: Path, weights: Path, pause: float) -> None:

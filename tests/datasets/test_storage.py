@@ -8,7 +8,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from tests.datasets.builders import as_tar, as_zip, pixels, png, put
-from xseg.datasets.storage import FOLLOW_LINKS, open_storage, safe_name
+from xseg.datasets.names import safe_name
+from xseg.datasets.storage import FOLLOW_LINKS, open_storage
 from xseg.errors import BadInput, InputMissing, OutputFailed, XsegError
 
 FILES = {

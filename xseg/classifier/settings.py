@@ -36,7 +36,7 @@ class TrainSettings:
         frozen: module paths, or one number: the first so many stages.
         freeze_bn: keep batch-norm statistics.
         freeze_bn_affine: keep batch-norm scale and shift.
-        balanced: draw images of rare classes more often.
+        balance: draw images of rare classes more often, by class frequency to the power -balance; 0 draws all alike.
         label_smoothing: in [0, 1).
         clip: largest gradient norm; None does not clip.
         validation_size: long side of validation images, pixels; 0 keeps their size.
@@ -64,7 +64,7 @@ class TrainSettings:
     frozen: tuple[str, ...] | int = ()
     freeze_bn: bool = False
     freeze_bn_affine: bool = False
-    balanced: bool = False
+    balance: float = 0.0
     label_smoothing: float = 0.0
     clip: float | None = None
     validation_size: int = 448

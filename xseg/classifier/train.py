@@ -108,7 +108,8 @@ def train_classifier(
         checkpoint.claim()
     loss = _loss_for(classifier, settings)
     labels = _checked_labels(dataset, classifier, loss)
-    order = SampleOrder(len(labels), settings.seed, balanced_weights(labels) if settings.balanced else None)
+    weights = balanced_weights(labels, settings.balance) if settings.balance else None
+    order = SampleOrder(len(labels), settings.seed, weights)
     steps = max(1, -int(-settings.epochs * len(labels) // settings.batch_size))
     classifier.to(device)
     batches = TrainingBatches(

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from xseg.datasets.formats import FORMATS, Listing, Place, is_image, label_ids, names_in, read_classes, without_suffix
+from xseg.datasets.formats import FORMATS, Listing, Place, label_ids, names_in, read_classes
 from xseg.datasets.index import Item
+from xseg.datasets.names import is_image, without_suffix
 from xseg.errors import BadInput
 
 SPLIT_NAMES = frozenset({"train", "training", "val", "valid", "validation", "test", "testing", "trainval", "eval"})

@@ -7,11 +7,11 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import ClassVar, Protocol
 
 from xseg.datasets.index import Item
-from xseg.datasets.storage import IMAGE_SUFFIXES, Storage
+from xseg.datasets.storage import Storage
 from xseg.errors import BadInput
 from xseg.registry import Registry
 
@@ -56,16 +56,6 @@ class Format(Protocol):
 
 
 FORMATS: Registry[Format] = Registry("dataset format", group="xseg.datasets")
-
-
-def is_image(name: str) -> bool:
-    """Whether the suffix is one of an image file that is read."""
-    return PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
-
-
-def without_suffix(name: str) -> str:
-    """`name` without its image suffix; other dots stay."""
-    return str(PurePosixPath(name).with_suffix("")) if is_image(name) else name
 
 
 def read_text(storage: Storage, name: str) -> str:

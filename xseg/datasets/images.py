@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from xseg.datasets.formats import FORMATS, Listing, Place, is_image, read_lines, without_suffix
+from xseg.datasets.formats import FORMATS, Listing, Place, read_lines
 from xseg.datasets.index import Item
-from xseg.datasets.storage import safe_name
+from xseg.datasets.names import is_image, safe_name, without_suffix
 
 LIST_SUFFIXES = (".txt", ".lst")
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from xseg.datasets.formats import FORMATS, Listing, Place
 from xseg.datasets.index import Dataset
-from xseg.datasets.storage import is_archive, open_storage, safe_name
+from xseg.datasets.names import is_archive, safe_name
+from xseg.datasets.storage import open_storage
 from xseg.errors import BadInput, UsageError
 
 

@@ -6,18 +6,10 @@ from typing import ClassVar
 import numpy as np
 
 from xseg.datasets.decode import decode_mask
-from xseg.datasets.formats import (
-    CLASSES_FILE,
-    FORMATS,
-    Listing,
-    Place,
-    is_image,
-    read_classes,
-    read_lines,
-    without_suffix,
-)
+from xseg.datasets.formats import CLASSES_FILE, FORMATS, Listing, Place, read_classes, read_lines
 from xseg.datasets.index import UNKNOWN, UNKNOWN_WIDE, Item
-from xseg.datasets.storage import Storage, safe_name
+from xseg.datasets.names import is_image, safe_name, without_suffix
+from xseg.datasets.storage import Storage
 from xseg.errors import BadInput
 
 IMAGE_DIRECTORIES = ("images", "image", "imgs", "img", "photos")

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from xseg.datasets.decode import decode_image
-from xseg.datasets.storage import Storage, is_archive, open_storage
+from xseg.datasets.names import is_archive
+from xseg.datasets.storage import Storage, open_storage
 from xseg.errors import BadInput, InputMissing
 
 

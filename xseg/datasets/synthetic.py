@@ -263,8 +263,7 @@ def _write(root: Path, images: int, classes: int, size: int, seed: int) -> None:
     for index, stem in enumerate(ids):
         image, mask = render(seed, index, classes=classes, size=size)
         Image.fromarray(image).save(root / "JPEGImages" / f"{stem}.jpg", quality=92, subsampling=0)
-        indexed = Image.fromarray(mask).convert("P")
-        indexed.putdata(mask.ravel())
+        indexed = Image.frombytes("P", mask.shape[::-1], mask.tobytes())
         indexed.putpalette(_palette())
         indexed.save(root / "SegmentationClass" / f"{stem}.png")
         present = np.unique(mask[mask > 0])

@@ -12,10 +12,9 @@ from xseg.datasets.formats import (
     read_classes,
     read_table,
     split_names,
-    without_suffix,
 )
 from xseg.datasets.index import Item
-from xseg.datasets.storage import safe_name
+from xseg.datasets.names import safe_name, without_suffix
 from xseg.errors import BadInput
 
 COLUMNS = ("path", "classes")

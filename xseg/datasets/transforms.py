@@ -134,11 +134,10 @@ def jitter_colours(
     factors = [float(rng.uniform(max(0.0, 1 - strength), 1 + strength)) for strength in strengths[:3]]
     turn = float(rng.uniform(-strengths[3], strengths[3]))
     order = rng.permutation(4)
-    if not any(strengths):
-        return np.array(image)
     picture = Image.fromarray(np.ascontiguousarray(image))
+    # A strength of 0 leaves its step out: the way through 8-bit hues would round.
     enhancers = (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color)
-    for step in order:
+    for step in (step for step in order if strengths[step]):
         picture = _turn_hue(picture, turn) if step == 3 else enhancers[step](picture).enhance(factors[step])
     return np.array(picture)
 

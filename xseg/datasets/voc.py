@@ -10,17 +10,16 @@ from xseg.datasets.formats import (
     FORMATS,
     Listing,
     Place,
-    is_image,
     label_ids,
     names_in,
     read_classes,
     read_lines,
     read_table,
     split_names,
-    without_suffix,
 )
 from xseg.datasets.index import Item
-from xseg.datasets.storage import Storage, safe_name
+from xseg.datasets.names import is_image, safe_name, without_suffix
+from xseg.datasets.storage import Storage
 from xseg.errors import BadInput
 
 IMAGES, MASKS, ANNOTATIONS, LABELS = "JPEGImages", "SegmentationClass", "Annotations", "labels.csv"

@@ -25,12 +25,17 @@ _ONE = np.float32(1)
 _C2, _C3, _C4, _C5, _C6 = (np.float32(1 / math.factorial(k)) for k in range(2, 7))
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], **options: bool) -> Callable[..., Any]:
     """Compile `function`; keep the result on disk where a directory for it can be written."""
     try:
-        return njit(nogil=True, cache=True)(function)
+        return njit(nogil=True, cache=True, **options)(function)
     except RuntimeError:  # numba finds no place for its cache, as in a read-only container
-        return njit(nogil=True)(function)
+        return njit(nogil=True, **options)(function)
+
+
+def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
+    """As `_compiled`, put into its callers: a call for every pixel that passes arrays would cost more than its work."""
+    return _compiled(function, forceinline=True)
 
 
 @_compiled
@@ -77,7 +82,7 @@ def _elevate(features, scales, cells, ranks, weights):  # type: ignore[no-untype
                 cells[p, i] = cell[i]
 
 
-@_compiled
+@_inlined
 def _place(table, key):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Where `key` stands in the open hash `table` (a power of two long), or the free place for it."""
     mask = np.uint64(len(table) - 1)
@@ -177,7 +182,7 @@ def _row_sums(values, spare, corners, weights, neighbours):  # type: ignore[no-u
     return sums
 
 
-@_compiled
+@_inlined
 def _read(sums, values, corners, weights, p, c):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Add to four `sums` the values of lanes c..c+3 at the corners of point p. Four names stay in one register."""
     m0, m1, m2, m3 = sums
@@ -190,7 +195,7 @@ def _read(sums, values, corners, weights, p, c):  # type: ignore[no-untyped-def]
     return m0, m1, m2, m3
 
 
-@_compiled
+@_inlined
 def _spread(four, values, corners, weights, p, c):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Add `four` to lanes c..c+3 of `values` at the corners of point p."""
     m0, m1, m2, m3 = four
@@ -202,7 +207,7 @@ def _spread(four, values, corners, weights, p, c):  # type: ignore[no-untyped-de
         values[v, c + 3] += w * m3
 
 
-@_compiled
+@_inlined
 def _exp(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Exponential of a float32 x <= 0 to 2e-7: 2^n by table, the rest by its series; faster than calling expf."""
     x = max(x, np.float32(-87))
@@ -212,7 +217,7 @@ def _exp(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return series * _POWERS[np.uint32(-n)]
 
 
-@_compiled
+@_inlined
 def _softmax(scores, labels, padded):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Softmax of the first `labels` of each run of `padded` values of `scores` (C,), in place; 0 for the others."""
     start = 0

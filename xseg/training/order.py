@@ -47,17 +47,18 @@ class SampleOrder:
         return drawn, repeats
 
 
-def balanced_weights(labels: np.ndarray) -> np.ndarray:
+def balanced_weights(labels: np.ndarray, power: float = 1.0) -> np.ndarray:
     """Sampling weights that favour images of rare classes.
 
     Args:
         labels: (N,C) uint8, 1 present, 0 absent, 255 unknown.
+        power: of the frequency; 1 evens the classes out, 0.5 goes half of the way on a logarithmic scale.
 
     Returns:
         (N,) float64: the largest inverse frequency among an image's classes; images without a class count as if they
         had the most frequent one.
     """
     present = labels == 1
-    rarity = 1.0 / np.maximum(present.sum(0), 1).astype(np.float64)
+    rarity = np.maximum(present.sum(0), 1).astype(np.float64) ** -power
     floor = rarity[present.any(0)].min(initial=1.0)
     return np.maximum(np.where(present, rarity, 0.0).max(1, initial=0.0), floor)
