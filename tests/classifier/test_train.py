@@ -67,6 +67,21 @@ def test_a_run_stopped_after_any_step_and_continued_has_the_same_weights(tmp_pat
         trained(settings, checkpoint=Checkpoint(tmp_path / "out", "other"))
 
 
+def test_a_network_of_timm_resumes_exactly_and_ends_in_the_usual_memory_layout(tmp_path):
+    def classifier():
+        return create("mobilenetv3_small_050", CLASSES, weights="none")
+
+    settings = replace(SETTINGS, epochs=1)
+    whole, _ = trained(settings, classifier=classifier())
+    polls = iter([False] * 2 + [True])
+    with pytest.raises(Stopped):
+        trained(settings, classifier=classifier(), checkpoint=Checkpoint(tmp_path / "out", "run"),
+                should_stop=lambda: next(polls))  # fmt: skip
+    resumed, _ = trained(settings, classifier=classifier(), checkpoint=Checkpoint(tmp_path / "out", "run"))
+    assert not changed(resumed, state(whole))
+    assert all(value.is_contiguous() for value in whole.net.state_dict().values())
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kill_at", [1, 6])
 def test_a_run_killed_with_kill_9_and_repeated_has_the_same_weights(tmp_path, kill_at):

@@ -232,10 +232,11 @@ def test_mixed_precision_learns_and_resumes_on_a_gpu(tmp_path):
     checkpoint = Checkpoint(tmp_path / "out", "run")
     checkpoint.claim()
     seen = []
-    with pytest.raises(Stopped):
-        train(resumed, make_optimizer(resumed.module, [], OptimSettings()), lambda s: 1.0, settings, device=device,
-              checkpoint=checkpoint, should_stop=lambda: len(seen) == 5, progress=lambda *a: seen.append(a))  # fmt: skip
+    options = {"device": device, "checkpoint": checkpoint, "progress": lambda *values: seen.append(values)}
     optimizer = make_optimizer(resumed.module, [], OptimSettings())
-    train(resumed, optimizer, lambda s: 1.0, settings, device=device, checkpoint=checkpoint)
+    with pytest.raises(Stopped):
+        train(resumed, optimizer, lambda s: 1.0, settings, should_stop=lambda: len(seen) == 5, **options)
+    optimizer = make_optimizer(resumed.module, [], OptimSettings())
+    train(resumed, optimizer, lambda s: 1.0, settings, **options)
     for a, b in zip(whole.module.state_dict().values(), resumed.module.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)

@@ -1,6 +1,7 @@
 """Backbone and AffinityNet together: pixels in, node features out."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -42,12 +43,15 @@ class AffinityModel(nn.Module):
         Returns:
             (B, features, ceil(H / stride), ceil(W / stride)) float32.
         """
+        return self.net(self.levels_of(images), (images.shape[2], images.shape[3])).float()
+
+    def levels_of(self, images: Tensor) -> list[Tensor]:
+        """The classifier's feature maps that the AffinityNet reads."""
         paths = self.net.config.layers
         with torch.set_grad_enabled(self._finetune and torch.is_grad_enabled()):
             with capture(self.classifier, paths, grad=self._finetune) as features:
                 self.classifier(images)
-            levels = [features[path] for path in paths]
-        return self.net(levels, (images.shape[2], images.shape[3])).float()
+            return [features[path] for path in paths]
 
     def features_of(self, images: Tensor, flip: bool = False) -> Tensor:
         """Node features of whole images for the walk: padded to the backbone's stride, cut to the images' own grid.
@@ -77,6 +81,7 @@ def configure(
     features: int | None = None,
     groups: int | None = None,
     stride: int = 8,
+    standardise: bool = False,
 ) -> AffinityConfig:
     """An AffinityNet for a classifier.
 
@@ -88,6 +93,7 @@ def configure(
         features: channels of the result.
         groups: groups of the normalisation behind each reduction; 0 for none.
         stride: pixels per node.
+        standardise: see `AffinityConfig`.
 
     Raises:
         UsageError: an unknown layer, or widths that do not go with the layers.
@@ -99,11 +105,17 @@ def configure(
     channels = [known[path] for path in chosen]
     if widths is None:
         try:
-            return preset(name, chosen, channels, stride)
+            return replace(preset(name, chosen, channels, stride), standardise=standardise)
         except ValueError as error:
             raise UsageError(f"--preset {name}: {error}") from error
     if len(widths) != len(chosen):
         raise UsageError(f"--widths: {len(widths)} numbers for {len(chosen)} layers", f"layers: {', '.join(chosen)}")
     return AffinityConfig(
-        tuple(chosen), tuple(channels), tuple(widths), (groups or 0,) * len(chosen), features or sum(widths), stride
+        layers=tuple(chosen),
+        channels=tuple(channels),
+        widths=tuple(widths),
+        groups=(groups or 0,) * len(chosen),
+        features=features or sum(widths),
+        stride=stride,
+        standardise=standardise,
     )

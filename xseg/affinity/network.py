@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -37,6 +37,9 @@ class AffinityConfig:
     """Pixels of the input image per node of the result."""
     resize: Literal["last", "first"] = "last"
     """Whether a level is brought to the common grid after its reduction (cheaper) or before it (paper 003)."""
+    standardise: bool = False
+    """Whether each channel is first brought to mean 0 and deviation 1 over the training images. Not published; the
+    channels of a network with linear bottlenecks differ by orders of magnitude, and a few would decide everything."""
 
     def __post_init__(self) -> None:
         levels = [len(field) for field in (self.layers, self.channels, self.widths, self.groups)]
@@ -140,6 +143,9 @@ class AffinityNet(nn.Module):
         self.config = config
         sizes = zip(config.channels, config.widths, config.groups, strict=True)
         self.levels = nn.ModuleList(_reduction(*size) for size in sizes)
+        for index, channels in enumerate(config.channels if config.standardise else ()):
+            self.register_buffer(f"centre_{index}", torch.zeros(1, channels, 1, 1))
+            self.register_buffer(f"spread_{index}", torch.ones(1, channels, 1, 1))
         self.mix = nn.Conv2d(sum(config.widths), config.features, 1, bias=False)
         nn.init.xavier_uniform_(self.mix.weight, gain=4)
 
@@ -160,8 +166,34 @@ class AffinityNet(nn.Module):
         if found != self.config.channels:
             raise ValueError(f"levels have {found} channels, needed {self.config.channels}")
         grid = grid_size(image_size, self.config.stride)
-        reduced = [self._to_grid(reduce, level, grid) for reduce, level in zip(self.levels, levels, strict=True)]
+        standard = [self._standard(index, level) for index, level in enumerate(levels)]
+        reduced = [self._to_grid(reduce, level, grid) for reduce, level in zip(self.levels, standard, strict=True)]
         return functional.elu(self.mix(torch.cat(reduced, 1)))
+
+    def _standard(self, index: int, level: Tensor) -> Tensor:
+        if not self.config.standardise:
+            return level
+        return (level - self.get_buffer(f"centre_{index}")) / self.get_buffer(f"spread_{index}")
+
+    @torch.no_grad()
+    def fit(self, batches: Iterable[Sequence[Tensor]]) -> None:
+        """Set the statistics of a network that standardises.
+
+        Args:
+            batches: levels (B, C_i, h_i, w_i) of training images, as `forward` takes them.
+        """
+        sums = [torch.zeros(3, channels, dtype=torch.float64) for channels in self.config.channels]
+        for levels in batches:
+            for total, level in zip(sums, levels, strict=True):
+                values = level.double().transpose(0, 1).flatten(1).cpu()
+                total += torch.stack(
+                    [torch.full_like(values[:, 0], values.shape[1]), values.sum(1), values.square().sum(1)]
+                )
+        for index, (count, first, second) in enumerate(sums):
+            mean = first / count
+            deviation = (second / count - mean.square()).clamp(min=0).sqrt()
+            self.get_buffer(f"centre_{index}").copy_(mean[None, :, None, None])
+            self.get_buffer(f"spread_{index}").copy_(deviation.clamp(min=1e-3)[None, :, None, None])
 
     def _to_grid(self, reduce: nn.Module, level: Tensor, grid: Size) -> Tensor:
         if self.config.resize == "first":

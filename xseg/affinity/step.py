@@ -41,6 +41,7 @@ class HeadOptions:
     features: int | None = None
     groups: int | None = None
     stride: int = 8
+    standardise: bool = False
     output_stride: int | None = None
 
 
@@ -65,6 +66,7 @@ def train(
         features=head.features,
         groups=head.groups,
         stride=head.stride,
+        standardise=head.standardise,
     )
     header = Header(
         "affinity",

@@ -139,6 +139,17 @@ class AffinityTask:
         self._model, self._samples, self._settings, self._workers = model, samples, settings, workers
         self._order = SampleOrder(len(samples), settings.seed)
 
+    def fit(self, images: int = 64) -> None:
+        """Set the statistics of a network that standardises, from the first `images` samples."""
+        model, device = self._model, next(self._model.parameters()).device
+        if model.net.config.standardise:
+            batches = self.batches(range(-(-images // self._settings.batch_size)))
+            model.net.fit(model.levels_of(self._normalised(batch, device)) for batch in batches)
+
+    def _normalised(self, batch: Batch, device: torch.device) -> Tensor:
+        images = self._model.classifier.normalise(batch["images"].to(device))
+        return zero_padding(images, batch["valid"].to(device))
+
     @property
     def module(self) -> nn.Module:
         """What is trained and kept in checkpoints."""
@@ -158,7 +169,7 @@ class AffinityTask:
 
     def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
         """The three-part loss over all pairs of the batch."""
-        images = zero_padding(self._model.classifier.normalise(batch["images"]), batch["valid"])
+        images = self._normalised(batch, batch["images"].device)
         affinity = pair_affinity(self._model(images), self._settings.radius)
         parts = affinity_loss(affinity, pair_labels(batch["labels"], self._settings.radius, ignore=_NO_LABEL))
         return parts.total, {"bg": parts.background, "fg": parts.foreground, "neg": parts.negative}
@@ -198,8 +209,10 @@ def train_affinity(
         settings.optimizer, slow, settings.lr / slow, settings.momentum, settings.weight_decay, bias_lr_multiplier=1.0
     )
     shape = cosine if settings.schedule == "cosine" else poly
+    task = AffinityTask(model, samples, settings, workers)
+    task.fit()
     return train(
-        AffinityTask(model, samples, settings, workers),
+        task,
         make_optimizer(model, ["net"], optim),
         lambda step: shape(step, total=steps),
         LoopSettings(steps, settings.seed, settings.amp, report_every=max(1, round(steps / settings.epochs))),

@@ -10,12 +10,14 @@ import h5py
 import numpy as np
 
 from xseg.artifacts.encode import array_digest
-from xseg.artifacts.guard import walk
+from xseg.artifacts.guard import check_file, walk
 from xseg.artifacts.header import WorkList, parse_header, sha256
 from xseg.artifacts.record import Failure, Record, check_name
 from xseg.artifacts.schema import KINDS, Ragged
 from xseg.errors import BadInput
 
+# What h5py, NumPy and Python raise on contents that no xseg wrote.
+_MALFORMED = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 _DAMAGED = "make it again, or copy it again from where it came"
 
 
@@ -33,13 +35,15 @@ class Part:
             BadInput: not an artifact, or a damaged one.
         """
         self.where = where
+        if isinstance(source, Path):
+            check_file(source, where)
         try:
             if isinstance(source, Path):
                 # Published artifacts never change, so no lock is needed; locks fail on some network disks.
                 self._file = h5py.File(source, "r", locking=False)
             else:
                 self._file = h5py.File(source, "r")
-        except (OSError, RuntimeError, ValueError) as error:
+        except _MALFORMED as error:
             raise BadInput(f"{where}: unreadable HDF5 ({_first_line(error)})", _DAMAGED) from error
         try:
             self._check()
@@ -56,7 +60,12 @@ class Part:
             self._attributes = attributes
             if KINDS[self.header.kind].per_image:
                 self._read_images()
-        except (OSError, RuntimeError, KeyError, TypeError, ValueError, AttributeError) as error:
+                self._require(self.content() == self.stored_content(), "the attribute content does not match the data")
+            elif KINDS[self.header.kind].weights:
+                self._require("config" in attributes and "weights" in self._file, "no config or no weights")
+            else:
+                self.result()
+        except _MALFORMED as error:
             raise BadInput(f"{self.where}: damaged or incomplete ({_first_line(error)})", _DAMAGED) from error
 
     def __enter__(self) -> "Part":
@@ -119,7 +128,7 @@ class Part:
         """
         try:
             arrays = {name: value for ragged in self._arrays.values() for name, value in ragged.read(position)}
-        except (OSError, RuntimeError, ValueError) as error:
+        except _MALFORMED as error:
             raise BadInput(f"{self.where}: {self.ids[position]}: {_first_line(error)}", _DAMAGED) from error
         height, width = (int(side) for side in self.sizes[position])
         record = Record(
@@ -133,6 +142,8 @@ class Part:
         )
         if record.digest != self.digests[position]:
             raise BadInput(f"{self.where}: the data of {record.id} is damaged (its digest does not match)", _DAMAGED)
+        if name := record.not_finite():
+            raise BadInput(f"{self.where}: {name} of {record.id} has values that are not finite", _DAMAGED)
         return record
 
     def records(self) -> Iterator[Record]:
@@ -159,13 +170,16 @@ class Part:
 
     def result(self) -> dict[str, Any]:
         """The JSON object of a `scores` artifact."""
-        return json.loads(str(self._attributes["result"]))
+        found = json.loads(str(self._attributes["result"]))
+        if not isinstance(found, dict):
+            raise ValueError("the attribute result is not a JSON object")
+        return found
 
     def weights(self) -> dict[str, np.ndarray]:
         """State-dict key -> array, in state-dict order."""
         try:
             return {key: dataset[()] for key, dataset in self._file["weights"].items()}
-        except (OSError, RuntimeError, KeyError, AttributeError) as error:
+        except _MALFORMED as error:
             raise BadInput(f"{self.where}: unreadable weights ({_first_line(error)})", _DAMAGED) from error
 
     def array_dtypes(self) -> dict[str, str]:

@@ -1,27 +1,31 @@
 """Records to HDF5: one function that writes a complete artifact into any seekable binary file."""
 
 import io
-from collections.abc import Iterable, Sequence
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, BinaryIO, TypeVar
 
 import h5py
 import numpy as np
 
 from xseg.artifacts.header import Header, canonical, sha256
-from xseg.artifacts.record import Failure, Record
+from xseg.artifacts.record import Failure, Record, check_name
 from xseg.artifacts.schema import CHUNK, KINDS, SMALL, Kind
 from xseg.errors import OutputFailed
+
+T = TypeVar("T")
 
 
 class _ErrorKeepingFile(io.RawIOBase):
     """A file HDF5 may write to although the disk can fill up.
 
     HDF5 crashes the process when a write fails while it closes a file. So a failure is kept instead of raised, and
-    told by `check` once HDF5 is done.
+    told by `check` once HDF5 is done. Any call may fail: a buffered file writes when it is asked to seek.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
+        self._position = 0
         self._error: OSError | None = None
 
     def seekable(self) -> bool:
@@ -34,38 +38,57 @@ class _ErrorKeepingFile(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
+        if whence == io.SEEK_END:
+            self._position = self._try(lambda: self._file.seek(0, io.SEEK_END), self._position) + offset
+        else:
+            self._position = offset + (self._position if whence == io.SEEK_CUR else 0)
+        return self._position
 
     def tell(self) -> int:
-        return self._file.tell()
+        return self._position
 
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401 - a writable buffer
-        data = self._file.read(len(buffer))
+        data = self._try(lambda: (self._file.seek(self._position), self._file.read(len(buffer)))[1], bytes(len(buffer)))
         buffer[: len(data)] = data
+        self._position += len(data)
         return len(data)
 
     def write(self, data: Any) -> int:  # noqa: ANN401 - a readable buffer
-        if self._error is None:
-            try:
-                self._file.write(data)
-            except OSError as error:
-                self._error = error
+        self._try(lambda: (self._file.seek(self._position), self._file.write(data))[1], 0)
+        self._position += len(data)
         return len(data)
 
     def truncate(self, size: int | None = None) -> int:
+        end = self._position if size is None else size
+        return self._try(lambda: self._file.truncate(end), end)
+
+    def _try(self, action: Callable[[], T], otherwise: T) -> T:
         if self._error is None:
             try:
-                return self._file.truncate(size)
+                return action()
             except OSError as error:
                 self._error = error
-        return size or 0
+        return otherwise
 
     def check(self) -> None:
         """Raise the kept failure."""
         if self._error is not None:
             raise OutputFailed(
-                f"cannot write: {self._error.strerror}", "free some space and run again"
+                f"cannot write: {self._error.strerror or self._error}", "free some space and run again"
             ) from self._error
+
+
+@contextmanager
+def _created(file: BinaryIO) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
+    """A new HDF5 file inside `file`, and a check for writes that have failed so far."""
+    guarded = _ErrorKeepingFile(file)
+    try:
+        with h5py.File(guarded, "w", libver=("v110", "v110")) as target:
+            yield target, guarded.check
+    except (OSError, RuntimeError, ValueError):
+        guarded.check()  # a kept failure explains whatever HDF5 made of it
+        raise
+    guarded.check()
 
 
 def encode(
@@ -89,16 +112,21 @@ def encode(
         The artifact's `content` digest.
 
     Raises:
+        BadInput: an id or path that no reader would accept.
         OutputFailed: the file cannot be written, as on a full disk.
     """
-    guarded = _ErrorKeepingFile(file)
-    try:
-        with h5py.File(guarded, "w", libver=("v110", "v110")) as target:
-            content = _write(target, header, records, failures, compress)
-    except (OSError, RuntimeError, ValueError):
-        guarded.check()  # a kept failure explains whatever HDF5 made of it
-        raise
-    guarded.check()
+    if header.work is None:
+        raise ValueError(f"{header.kind} needs a work list")
+    with _created(file) as (target, check):
+        columns = _Columns(target, KINDS[header.kind], compress)
+        for record in records:
+            columns.add(record)
+            check()  # no need to go on for hours once the disk is full
+        columns.close(len(header.classes))
+        _attributes(target["images"], {"total": header.work.total, "worklist_sha256": header.work.sha256})
+        _failures(target.create_group("failures"), failures)
+        content = header.content(record.digest for record in columns.heads)
+        _attributes(target, header.attributes(content))
     return content
 
 
@@ -108,16 +136,15 @@ def encode_weights(file: BinaryIO, header: Header, config: str, arrays: dict[str
     Returns:
         The artifact's `content` digest.
     """
-    guarded = _ErrorKeepingFile(file)
-    with h5py.File(guarded, "w", libver=("v110", "v110")) as target:
+    with _created(file) as (target, check):
         group = target.create_group("weights", track_order=True)
         digests = [sha256("config", config)]
         for key, array in arrays.items():
             _dataset(group, key, array, compress=True)
+            check()
             digests.append(array_digest(key, array))
         content = header.content(digests)
         _attributes(target, {**header.attributes(content), "config": config})
-    guarded.check()
     return content
 
 
@@ -127,11 +154,9 @@ def encode_result(file: BinaryIO, header: Header, result: str) -> str:
     Returns:
         The artifact's `content` digest.
     """
-    guarded = _ErrorKeepingFile(file)
-    with h5py.File(guarded, "w", libver=("v110", "v110")) as target:
+    with _created(file) as (target, _):
         content = header.content([sha256("result", result)])
         _attributes(target, {**header.attributes(content), "result": result})
-    guarded.check()
     return content
 
 
@@ -140,26 +165,10 @@ def array_digest(key: str, array: np.ndarray) -> str:
     return sha256(key, canonical([array.dtype.str, list(array.shape)]), np.ascontiguousarray(array).tobytes())
 
 
-def _write(
-    target: h5py.File, header: Header, records: Iterable[Record], failures: Sequence[Failure], compress: bool
-) -> str:
-    kind = KINDS[header.kind]
-    columns = _Columns(target, kind, compress)
-    for record in records:
-        columns.add(record)
-    columns.close(len(header.classes))
-    images = target["images"]
-    work = header.work
-    if work is None:
-        raise ValueError(f"{header.kind} needs a work list")
-    _attributes(images, {"total": work.total, "worklist_sha256": work.sha256})
-    group = target.create_group("failures")
+def _failures(group: h5py.Group, failures: Sequence[Failure]) -> None:
     _dataset(group, "index", np.array([failure.index for failure in failures], np.int64), compress=False)
-    _strings(group, "id", [failure.id for failure in failures])
+    _strings(group, "id", [check_name(failure.id, "id", "output") for failure in failures])
     _strings(group, "reason", [failure.reason for failure in failures])
-    content = header.content(record.digest for record in columns.heads)
-    _attributes(target, header.attributes(content))
-    return content
 
 
 class _Head:
@@ -182,10 +191,14 @@ class _Columns:
         self._compress = compress
 
     def add(self, record: Record) -> None:
+        check_name(record.id, "id", "output")
+        check_name(record.path, "path", record.id)
+        if self.heads and record.index <= self.heads[-1].index:
+            raise ValueError(f"{record.id}: index {record.index} after {self.heads[-1].index}, needed rising ones")
         self.heads.append(_Head(record))
         for ragged in self._kind.arrays:
             if ragged.name not in record.arrays:
-                if ragged.required or self._shapes[ragged.name]:
+                if ragged.required:
                     raise ValueError(f"{record.id}: no {ragged.name}")
                 continue
             self._append(f"{ragged.name}/values", record.arrays[ragged.name])
@@ -203,6 +216,8 @@ class _Columns:
             shapes = self._shapes[ragged.name]
             if not shapes and not ragged.required:
                 continue
+            if len(shapes) != len(self.heads):
+                raise ValueError(f"{ragged.name}: in {len(shapes)} of {len(self.heads)} images, needed all or none")
             if not shapes:
                 self._append(f"{ragged.name}/values", np.zeros(0, ragged.dtypes[0]))
                 for column, dtype in ragged.columns.items():

@@ -4,9 +4,12 @@ HDF5 can point outside itself (external links, external storage, virtual dataset
 declare terabytes in a few bytes. None of that belongs in an artifact, so all of it is refused.
 """
 
+import os
+import stat
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import h5py
 import numpy as np
@@ -39,6 +42,23 @@ def end_address(superblock: bytes, where: str) -> int:
         found = f"superblock version {version}, base {base}, end {end}"
         raise BadInput(f"{where}: an HDF5 file of a form xseg does not write ({found})", _HINT)
     return end
+
+
+def check_file(path: Path, where: str) -> None:
+    """Make sure that `path` is a regular file that holds exactly one HDF5 file.
+
+    Raises:
+        BadInput: something else; a FIFO, for one, would wait for ever.
+    """
+    try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise BadInput(f"{where}: not a regular file", _HINT)
+        with path.open("rb") as file:
+            end, size = end_address(file.read(SUPERBLOCK), where), os.fstat(file.fileno()).st_size
+    except OSError as error:
+        raise BadInput(f"{where}: {error.strerror}", "make or copy it again") from error
+    if end != size:
+        raise BadInput(f"{where}: has {size} bytes, its first artifact {end}", "make or copy it again")
 
 
 def walk(file: h5py.File, where: str) -> None:

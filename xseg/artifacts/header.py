@@ -169,16 +169,16 @@ def parse_header(attributes: Mapping[str, Any], where: str, work: WorkList | Non
     if attributes.get("complete") != 1:
         raise BadInput(f"{where}: not marked complete", "run the command that makes it again")
     try:
-        params = _typed(json.loads(attributes["params"]), dict)
+        params = _typed(_json(attributes["params"]), dict)
         return Header(
             kind=kind.name,
-            classes=tuple(_strings(json.loads(attributes["classes"]))),
+            classes=tuple(_strings(_json(attributes["classes"]))),
             command=str(params.pop("command", "")),
             params=params,
-            parents=tuple(Parent(str(p["kind"]), str(p["content"])) for p in json.loads(attributes["parents"])),
-            argv=tuple(_strings(json.loads(attributes["command"]))),
+            parents=tuple(Parent(str(p["kind"]), str(p["content"])) for p in _json(attributes["parents"])),
+            argv=tuple(_strings(_json(attributes["command"]))),
             extra={name: _loose(attributes[name]) for name in kind.attributes},
-            provenance=_typed(json.loads(attributes["provenance"]), dict),
+            provenance=_typed(_json(attributes["provenance"]), dict),
             root=str(attributes["root"]),
             work=work,
             shard=str(attributes["shard"]),
@@ -189,6 +189,14 @@ def parse_header(attributes: Mapping[str, Any], where: str, work: WorkList | Non
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise BadInput(f"{where}: root attributes are malformed ({error})", "it was not written by xseg") from error
+
+
+def _json(text: str) -> Any:  # noqa: ANN401
+    return json.loads(text, parse_constant=_no_number)
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _typed(value: object, kind: type) -> Any:  # noqa: ANN401
@@ -206,6 +214,6 @@ def _strings(value: object) -> list[str]:
 
 def _loose(value: object) -> object:
     try:
-        return json.loads(value) if isinstance(value, str) else value
+        return _json(value) if isinstance(value, str) else value
     except ValueError:
         return value

@@ -1,7 +1,7 @@
 """The directory of parts beside an output: claimed by one run, filled part by part, joined, removed."""
 
+import itertools
 import json
-import shutil
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -36,6 +36,8 @@ class PartDirectory:
         Raises:
             CannotCreate: it belongs to another run.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise CannotCreate(f"{self.path} is in the way: it is not a directory", "choose another -o, or remove it")
         owner = self._owner()
         ours = self._identity()
         if owner is not None and owner != ours and not overwrite:
@@ -43,8 +45,9 @@ class PartDirectory:
                 f"{self.path} holds unfinished work of another run (other options, inputs or images)",
                 f"finish that run, choose another -o, or start anew with --overwrite (or: rm -r {self.path})",
             )
-        if self.path.exists() and (owner != ours or not resume):
-            shutil.rmtree(self.path)
+        # Without an owner it may be that of a process of this run that is just starting.
+        if owner is not None and (owner != ours or not resume):
+            self.remove()
         with output_errors(self.path):
             self.path.mkdir(exist_ok=True)
         if not (self.path / "run").exists():
@@ -73,13 +76,14 @@ class PartDirectory:
         """Publish one part; if another process already published these images, theirs stays.
 
         Raises:
+            CannotCreate: the directory is gone.
             OutputFailed: no space is left.
         """
         header = self._header
         indices = [record.index for record in records] + [failure.index for failure in failures]
         stem = f"{min(indices):08d}-{max(indices) + 1:08d}"
         ordered = sorted(records, key=lambda record: record.index)
-        for attempt in range(1000):
+        for attempt in itertools.count():
             path = self.path / (f"{stem}.h5" if attempt == 0 else f"{stem}.{attempt}.h5")
             if not path.exists():
                 try:
@@ -97,8 +101,11 @@ class PartDirectory:
         return False
 
     def remove(self) -> None:
-        """Delete the directory; the joined artifact has replaced it."""
-        shutil.rmtree(self.path, ignore_errors=True)
+        """Delete the directory and what runs wrote into it, nothing else."""
+        with suppress(OSError):
+            for path in (*self.files(), *self.path.glob(".*.tmp"), self.path / "run"):
+                path.unlink(missing_ok=True)
+            self.path.rmdir()
 
 
 class Shelf:
@@ -136,10 +143,12 @@ class Shelf:
                 raise BadInput(f"{file} belongs to another run", "remove it")
             for _ in part.records():
                 pass  # reading verifies every digest
+            found: dict[int, tuple[Path, int, str]] = {}
             for position, index in enumerate(part.index.tolist()):
-                known = self.places.setdefault(index, (file, position, part.digests[position]))
+                known = self.places.get(index) or found.setdefault(index, (file, position, part.digests[position]))
                 if known[2] != part.digests[position]:
                     raise BadInput(f"{file}: {part.ids[position]} differs from the same image in {known[0]}")
+            self.places = found | self.places  # only now: of a damaged file nothing is taken
             self.failures.update({failure.index: failure for failure in part.failures})
 
     def __enter__(self) -> "Shelf":
@@ -168,15 +177,28 @@ class Shelf:
         return [self.failures[index] for index in sorted(self.failures)]
 
 
-def join(files: Sequence[Path], header: Header, output: Path, *, overwrite: bool = False) -> None:
+def join(
+    files: Sequence[Path], header: Header, output: Path, *, needed: Iterable[int] = (), overwrite: bool = False
+) -> None:
     """Write the images of all files into one artifact.
 
+    Args:
+        files: artifacts or parts.
+        header: of the result.
+        output: its name.
+        needed: positions of the work list that must be there, done or failed.
+        overwrite: replace an existing file.
+
     Raises:
-        BadInput: a file is damaged.
+        BadInput: a file is damaged or has vanished.
+        CannotCreate: the name is taken.
         OutputFailed: no space is left; the parts stay.
     """
     with Shelf(files, header) as shelf:
         failures = shelf.ordered_failures()
+        lost = set(needed) - shelf.places.keys() - shelf.failures.keys()
+        if lost:
+            raise BadInput(f"{output}: {len(lost)} finished images are gone from its parts", "run the command again")
         publish(output, lambda file: encode(file, header, shelf.records(), failures), overwrite=overwrite)
 
 

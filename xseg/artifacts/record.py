@@ -9,7 +9,7 @@ import numpy as np
 from xseg.artifacts.header import canonical, sha256
 from xseg.errors import BadInput
 
-_UNSAFE = re.compile(r"[\x00-\x1f\x7f]")
+_UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # nothing that could break or forge a listing
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,11 @@ class Record:
         data = (np.ascontiguousarray(self.arrays[name]).tobytes() for name in names)
         return sha256(head, self.labels.tobytes(), *data)
 
+    def not_finite(self) -> str | None:
+        """Name of an array with NaN or infinite values, if there is one."""
+        numbers = ((name, array) for name, array in self.arrays.items() if array.dtype.kind == "f")
+        return next((name for name, array in numbers if not np.isfinite(array).all()), None)
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays."""
@@ -51,20 +56,22 @@ class Record:
 
 @dataclass(frozen=True)
 class Failure:
-    """An image that could not be processed: position in the work list, id and the reason in one sentence."""
+    """An image that could not be processed: position in the work list, id and the reason on one line."""
 
     index: int
     id: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "reason", " ".join(_UNSAFE.sub(" ", self.reason).split()))
 
 
 def check_name(text: str, what: str, where: str) -> str:
     """`text` if it is safe as an id or a relative path.
 
     Raises:
-        BadInput: empty, absolute, with `..`, a backslash or a control character.
+        BadInput: empty, absolute, with `..` or a control character.
     """
-    parts = text.split("/")
-    if not text or text.startswith("/") or ".." in parts or "\\" in text or _UNSAFE.search(text) or text[1:2] == ":":
+    if not text or text.startswith("/") or ".." in text.split("/") or _UNSAFE.search(text):
         raise BadInput(f"{where}: {what} {text[:80]!r} is not a plain relative name", "it was not written by xseg")
     return text

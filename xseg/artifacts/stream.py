@@ -42,9 +42,12 @@ def locate(inputs: Sequence[str]) -> list[Location]:
         inputs: paths of artifacts, directories of parts, or `-` for standard input (artifact bytes or lines of paths).
 
     Raises:
+        UsageError: `-` more than once.
         InputMissing: no such file.
         BadInput: neither a file nor a directory, or an empty standard input.
     """
+    if list(inputs).count("-") > 1:
+        raise UsageError("'-' is given twice, standard input can be read once", "cat the artifacts together")
     return [location for name in inputs for location in (_standard_input() if name == "-" else _path(Path(name)))]
 
 
@@ -76,8 +79,13 @@ def first_part(name: str) -> Iterator[Part]:
 def _path(path: Path) -> list[Location]:
     try:
         mode = path.stat().st_mode
-    except OSError as error:
-        raise InputMissing(f"{path}: {error.strerror}", "give the path of an existing artifact") from error
+        if not os.access(path, os.R_OK):
+            raise InputMissing(f"{path}: cannot be read", "give a file that you may read")
+    except (OSError, ValueError) as error:
+        problem = error.strerror if isinstance(error, OSError) else str(error)
+        name = str(path)[:200]
+        shown = name if name.isprintable() else repr(name)
+        raise InputMissing(f"{shown}: {problem}", "give the path of an existing artifact") from error
     if stat.S_ISDIR(mode):
         found = sorted(path.glob("*.h5"))
         if not found:
@@ -101,7 +109,10 @@ def _fifo_parts(path: Path) -> Iterator[Part]:
 
 
 def _standard_input() -> list[Location]:
-    where, file = "standard input", sys.stdin.buffer
+    where = "standard input"
+    if sys.stdin is None:
+        raise InputMissing(f"{where} is closed", "pipe an artifact in")
+    file = sys.stdin.buffer
     if file.isatty():
         raise UsageError("'-' reads an artifact from standard input, which is a terminal", "pipe an artifact in")
     if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
@@ -143,8 +154,10 @@ def _stream_parts(file: BinaryIO, where: str, head: bytes) -> Iterator[Part]:
     number = 0
     while True:
         head += _read_up_to(file, SUPERBLOCK - len(head))
-        if not head:
+        if not head and number:
             return
+        if not head:
+            raise BadInput(f"{where} is empty", "the command before the pipe wrote nothing")
         end = end_address(head, _numbered(where, number))
         with _spool(file, head, end, _numbered(where, number)) as data, opened(data, _numbered(where, number)) as part:
             yield part

@@ -25,6 +25,9 @@ def affinity_train(
     widths: Annotated[str | None, typer.Option(help="Channels each stage is reduced to.")] = None,
     features: Annotated[int | None, typer.Option(help="Channels of the result; default: sum of the widths.")] = None,
     groups: Annotated[int | None, typer.Option(help="Groups of the normalisation; 0: none.")] = None,
+    standardise: Annotated[
+        bool, typer.Option("--standardise", help="Bring every channel to mean 0, deviation 1.")
+    ] = False,
     output_stride: Annotated[int | None, typer.Option(help="Run the classifier at another output stride.")] = None,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "adamw",
     lr: Annotated[float, typer.Option(help="Learning rate of the new layers.")] = 0.001,
@@ -49,6 +52,7 @@ def affinity_train(
         features,
         groups,
         stride,
+        standardise,
         output_stride,
     )
     settings = AffinitySettings(

@@ -21,7 +21,7 @@ _POWERS = (2.0 ** -np.arange(127)).astype(np.float32)
 _PER_LN2 = np.float32(1 / math.log(2))
 _LN2_HIGH = np.float32(0.693359375)  # few bits, so that n times it is exact
 _LN2_LOW = np.float32(math.log(2) - 0.693359375)
-_ONE = np.float32(1)
+_ZERO, _ONE, _SMALLEST = np.float32(0), np.float32(1), np.float32(-87)
 _C2, _C3, _C4, _C5, _C6 = (np.float32(1 / math.factorial(k)) for k in range(2, 7))
 
 
@@ -210,7 +210,8 @@ def _spread(four, values, corners, weights, p, c):  # type: ignore[no-untyped-de
 @_inlined
 def _exp(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Exponential of a float32 x <= 0 to 2e-7: 2^n by table, the rest by its series; faster than calling expf."""
-    x = max(x, np.float32(-87))
+    if x < _SMALLEST:
+        return _ZERO
     n = np.rint(x * _PER_LN2)
     r = (x - n * _LN2_HIGH) - n * _LN2_LOW
     series = (((((_C6 * r + _C5) * r + _C4) * r + _C3) * r + _C2) * r + _ONE) * r + _ONE
@@ -218,22 +219,24 @@ def _exp(x):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
 
 
 @_inlined
-def _softmax(scores, labels, padded):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
-    """Softmax of the first `labels` of each run of `padded` values of `scores` (C,), in place; 0 for the others."""
+def _softmax(scores, padded):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+    """Softmax of each run of `padded` values of `scores` (C,), in place; four at a time, so that the loops unroll."""
     start = 0
     while start < len(scores):  # a range with a step that is not a constant would cost a division for every pixel
-        top, total = scores[start], np.float32(0)
-        for c in range(start + 1, start + labels):
-            top = max(top, scores[c])
-        for c in range(start, start + labels):
-            scores[c] = _exp(scores[c] - top)
-            total += scores[c]
+        stop = start + padded
+        top = scores[start]
+        for c in range(start, stop, 4):
+            top = max(top, max(max(scores[c], scores[c + 1]), max(scores[c + 2], scores[c + 3])))
+        total = np.float32(0)
+        for c in range(start, stop, 4):
+            a, b = _exp(scores[c] - top), _exp(scores[c + 1] - top)
+            d, e = _exp(scores[c + 2] - top), _exp(scores[c + 3] - top)
+            total += (a + b) + (d + e)
+            scores[c], scores[c + 1], scores[c + 2], scores[c + 3] = a, b, d, e
         inverse = np.float32(1) / total
-        for c in range(start, start + labels):
+        for c in range(start, stop):
             scores[c] *= inverse
-        for c in range(start + labels, start + padded):
-            scores[c] = 0
-        start += padded
+        start = stop
 
 
 @_compiled
@@ -258,7 +261,7 @@ def _spread_all(lattice, scores, start, stop):  # type: ignore[no-untyped-def]  
 
 
 @_compiled
-def _step(near, alike, energy, labels, padded, posterior):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
+def _step(near, alike, energy, padded, posterior):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """One mean-field step in one pass: read both lattices, softmax, spread into the emptied next values."""
     (corners_n, reads_n, touches_n, old_n, new_n), (corners_a, reads_a, touches_a, old_a, new_a) = near, alike
     new_n[:] = 0
@@ -268,7 +271,7 @@ def _step(near, alike, energy, labels, padded, posterior):  # type: ignore[no-un
         stop = min(start + 256, len(energy))
         _read_all((corners_n, reads_n, old_n), (corners_a, reads_a, old_a), energy, posterior, start, stop)
         for p in range(start, stop):
-            _softmax(posterior[p], labels, padded)
+            _softmax(posterior[p], padded)
         _spread_all((corners_n, touches_n, new_n), posterior, start, stop)
         _spread_all((corners_a, touches_a, new_a), posterior, start, stop)
 
@@ -334,7 +337,7 @@ def infer(
     terms, labels, points = unary.shape
     padded = -(-labels // LANES) * LANES
     channels = terms * padded
-    energy = np.zeros((points, terms, padded), np.float32)
+    energy = np.full((points, terms, padded), -1e30, np.float32)  # labels that only fill up get probability 0
     energy[:, :, :labels] = -unary.transpose(2, 0, 1)
     flat, posterior = energy.reshape(points, channels), np.empty((points, channels), np.float32)
     lattices, factors = (near, alike), [np.float32(c) for c in compat]
@@ -346,7 +349,7 @@ def infer(
             pair[:] = _blur(pair[0], pair[1], lattice.neighbours)
         parts = [(x.corners, r, t, *v) for x, r, t, v in zip(lattices, reads, touches, values, strict=True)]
         # The first pass meets empty lattices, so it turns the energy alone into Q0.
-        _step(parts[0], parts[1], flat, labels, padded, posterior)
+        _step(parts[0], parts[1], flat, padded, posterior)
         for pair in values:
             pair.reverse()
     return np.ascontiguousarray(posterior.reshape(points, terms, padded)[:, :, :labels].transpose(1, 2, 0))

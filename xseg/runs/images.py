@@ -16,6 +16,7 @@ from xseg.runs.reporter import Reporter
 from xseg.runs.runtime import Runtime
 from xseg.runs.signals import StopFlag
 from xseg.runs.sinks import Sink
+from xseg.runs.source import RecordSource
 
 PART_BYTES = 64 << 20
 
@@ -51,7 +52,10 @@ class ImageRun:
         return index not in self._sink.finished
 
     def add(self, record: Record) -> None:
-        """A finished image."""
+        """A finished image; it has failed if its values are not finite."""
+        if name := record.not_finite():
+            self.fail(record, f"{name} has values that are not finite")
+            return
         self._records.append(record)
         self._bytes += record.nbytes
         self._reporter.advance(1)
@@ -121,7 +125,8 @@ def process(
         run: takes the results.
         jobs: the images, in order of the work list.
         load: reads one image; runs in threads. A BadInput or InputMissing fails that image only.
-        compute: turns up to `batch_size` loaded images into records, in the calling thread.
+        compute: turns up to `batch_size` loaded images into records, in the calling thread. After a BadInput or
+            InputMissing it is asked again image by image.
         batch_size: images handed to `compute` at once.
         workers: loading threads.
 
@@ -144,6 +149,7 @@ def process(
                     batch = []
             if batch:
                 _compute(run, batch, compute)
+            run.check_stop()
         except Stopped:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
@@ -151,6 +157,7 @@ def process(
             pool.shutdown(wait=False, cancel_futures=True)
             with suppress(XsegError):  # finished images are worth keeping; the first error is the one to tell
                 run.flush()
+            run.check_stop()  # a signal to a whole pipeline ends the step before, too: its cut-off output is no error
             raise
 
 
@@ -167,13 +174,29 @@ def _look_ahead(
 
 
 def _compute(run: ImageRun, batch: list[Loaded[J, L]], compute: Callable[[Sequence[L]], Sequence[Record]]) -> None:
-    for record in compute([loaded.data for loaded in batch]):
+    try:
+        records = compute([loaded.data for loaded in batch])
+    except (BadInput, InputMissing) as error:
+        if len(batch) == 1:
+            run.fail(batch[0].job, str(error))
+        else:
+            for loaded in batch:
+                _compute(run, [loaded], compute)
+        return
+    for record in records:
         run.add(record)
 
 
 def final_status(failed: int, max_failures: int) -> Status:
     """3 when more images failed than `--max-failures` allows, else 0."""
     return Status.SOME_FAILED if failed > max_failures else Status.OK
+
+
+def _marked(source: RecordSource, sink: Sink) -> Iterator[Record]:
+    """The records, while the sink learns of which shard they turn out to be: a stream may hold several."""
+    for record in source:
+        sink.header = sink.header.with_shard(str(source.shard or ""))
+        yield record
 
 
 def execute(
@@ -214,6 +237,8 @@ def execute(
         runtime.reporter.start(header.command, total)
         runtime.reporter.advance(min(len(sink.finished), total))
         workers = cores() if runtime.workers is None else runtime.workers
+        if isinstance(jobs, RecordSource):
+            jobs = _marked(jobs, sink)
         process(run, jobs, load, compute, batch_size=batch_size, workers=workers)
         for failure in carried():
             if run.wanted(failure.index):

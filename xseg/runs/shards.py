@@ -1,5 +1,6 @@
 """`--shard I/N`: contiguous, nearly equal slices of the work list."""
 
+import re
 from dataclasses import dataclass
 
 from xseg.errors import UsageError
@@ -19,9 +20,9 @@ class Shard:
         Raises:
             UsageError: anything else.
         """
-        number, slash, count = text.partition("/")
-        if slash and number.isdigit() and count.isdigit() and int(number) < int(count):
-            return cls(int(number), int(count))
+        found = re.fullmatch("([0-9]{1,9})/([0-9]{1,9})", text)
+        if found and int(found[1]) < int(found[2]):
+            return cls(int(found[1]), int(found[2]))
         raise UsageError(f"--shard {text}: needed I/N with I from 0 to N-1", "for example --shard 0/4 to --shard 3/4")
 
     def range(self, total: int) -> range:
@@ -30,3 +31,12 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.number}/{self.count}"
+
+
+def positions(shard: str, total: int) -> range:
+    """Positions of the work list that an artifact marked `shard` is about; an empty mark stands for all.
+
+    Raises:
+        UsageError: the mark is malformed.
+    """
+    return Shard.parse(shard).range(total) if shard else range(total)

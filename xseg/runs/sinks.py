@@ -3,6 +3,7 @@
 import io
 import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
@@ -13,6 +14,7 @@ from xseg.artifacts.parts import PartDirectory, Shelf, discard, join
 from xseg.artifacts.publish import check_writable
 from xseg.artifacts.record import Failure, Record
 from xseg.errors import BadInput, CannotCreate
+from xseg.runs.shards import positions
 
 
 class Sink(Protocol):
@@ -22,8 +24,10 @@ class Sink(Protocol):
         finished: positions of the work list that need no work any more.
         complete: nothing is left to do, the output is there.
         seconds: a part is closed after this time.
+        header: identity of the output; its shard may still be found out from a stream.
     """
 
+    header: Header
     finished: set[int]
     complete: bool
     seconds: float
@@ -56,29 +60,28 @@ class FileSink:
         """
         self.path = path
         self.finished: set[int] = set()
-        self._header = header
+        self.header = header
         self._parts = PartDirectory(path, header)
         self._notice = notice
         self._base: list[Path] = []
+        self.complete = False
         check_writable(path)
         if path.exists() and not (overwrite and not resume):
             self._take_existing(overwrite)
         self._replace = overwrite or bool(self._base)
-        self.complete = bool(self._base) and not self._retry
         if not self.complete:
             self._parts.claim(resume=resume, overwrite=overwrite)
             with Shelf(self._parts.files(), header, drop=self._drop) as shelf:
                 self.finished |= set(shelf.places)
-
-    _retry: bool = False
+        self._needed = set(self.finished)
 
     def _take_existing(self, overwrite: bool) -> None:
         try:
             with Part(self.path, str(self.path)) as part:
-                if part.header.same_work(self._header) and part.header.shard == self._header.shard:
+                self.complete = self._has_all(part)
+                if self.complete or (part.header.same_work(self.header) and part.header.shard == self.header.shard):
                     self._base = [self.path]
                     self.finished = set(part.index.tolist())
-                    self._retry = bool(part.failures)
                     return
                 found = f"{part.header.kind} of another run (other options, inputs or images)"
         except BadInput as error:
@@ -86,19 +89,43 @@ class FileSink:
         if not overwrite:
             raise CannotCreate(f"{self.path} exists and holds {found}", "choose another -o, or use --overwrite")
 
+    def _has_all(self, part: Part) -> bool:
+        header = part.header
+        if header.work is None or not header.same_work(self.header) or header.shard not in {"", self.header.shard}:
+            return False
+        return not part.failures and set(part.index.tolist()) >= set(positions(header.shard, header.work.total))
+
+    def _done_elsewhere(self) -> bool:
+        """Whether another process of this run has published the whole, and removed the parts, in the meantime."""
+        with suppress(BadInput), Part(self.path, str(self.path)) as part:
+            self.complete = self._has_all(part)
+        return self.complete
+
     def _drop(self, path: Path, error: Exception) -> None:
         self._notice(f"{error}; its images are made again")
         discard(path)
 
     def write(self, records: Sequence[Record], failures: Sequence[Failure]) -> None:
         """Publish one part beside the output."""
-        self._parts.write(records, failures)
+        self._needed.update(record.index for record in records)
+        self._needed.update(failure.index for failure in failures)
+        try:
+            self._parts.write(records, failures)
+        except CannotCreate:
+            if not self._done_elsewhere():
+                raise
 
     def close(self) -> None:
         """Join the parts into the output and remove them."""
-        if not self.complete:
-            join([*self._base, *self._parts.files()], self._header, self.path, overwrite=self._replace)
-            self._parts.remove()
+        if self.complete:
+            return
+        files = [*self._base, *self._parts.files()]
+        try:
+            join(files, self.header, self.path, needed=self._needed, overwrite=self._replace)
+        except (BadInput, CannotCreate):
+            if not self._done_elsewhere():
+                raise
+        self._parts.remove()
 
 
 class PipeSink:
@@ -110,14 +137,14 @@ class PipeSink:
     def __init__(self, handle: int, header: Header) -> None:
         self.finished: set[int] = set()
         self._handle = handle
-        self._header = header
+        self.header = header
         self._written = False
 
     def write(self, records: Sequence[Record], failures: Sequence[Failure]) -> None:
         """Write one part, uncompressed: it is read at once."""
         buffer = io.BytesIO()
         ordered = sorted(records, key=lambda record: record.index)
-        encode(buffer, self._header, ordered, failures, compress=False)
+        encode(buffer, self.header, ordered, failures, compress=False)
         data = buffer.getbuffer()
         while data:
             data = data[os.write(self._handle, data) :]

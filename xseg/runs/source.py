@@ -9,8 +9,8 @@ from xseg.artifacts.header import Header, Parent
 from xseg.artifacts.record import Failure, Record
 from xseg.artifacts.schema import KINDS
 from xseg.artifacts.stream import Location, locate
-from xseg.errors import BadInput
-from xseg.runs.shards import Shard
+from xseg.errors import BadInput, UsageError
+from xseg.runs.shards import Shard, positions
 
 
 class RecordSource:
@@ -22,7 +22,6 @@ class RecordSource:
     Attributes:
         header: of the first part; the others agree with it.
         parent: identity of the input for the next step's `run`.
-        failures: images that failed in an earlier step, complete once the iteration has ended.
     """
 
     def __init__(
@@ -51,29 +50,48 @@ class RecordSource:
         self._kinds = kinds
         self._allow_missing = allow_missing
         self._notice = notice
+        self._chosen, self._inherit = shard, inherit_shard
         self._seen: dict[int, str] = {}
-        self.failures: list[Failure] = []
+        self._failed: dict[int, Failure] = {}
+        self._shards: set[str] = set()
         locations = locate(inputs)
-        if all(location.again for location in locations):
-            self.header, content, shards = self._scan(locations)
+        self._scanned = all(location.again for location in locations)
+        self._parts = self._all_parts(locations)
+        if self._scanned:
+            self.header, content = self._scan(self._parts)
             self._parts = self._all_parts(locations)
         else:
-            self._parts = self._all_parts(locations)
             first = next(self._parts)
             self._check(first, first.header)
-            self.header, content, shards = first.header, f"run:{first.header.run}", {first.header.shard}
+            self.header, content = first.header, ""
             self._parts = self._prepended(first, self._parts)
-        self.parent = Parent(self.header.kind, content)
-        if self.header.work is None:
-            raise ValueError("a kind without images has no records")
-        if shard is None and inherit_shard and len(shards) == 1 and "" not in shards:
-            shard = Shard.parse(next(iter(shards)))
-        self.shard = shard
-        total = self.header.work.total
-        self.expected = shard.range(total) if shard else range(total)
-        self._scanned = all(location.again for location in locations)
+        # Of a stream or a shard the content of the whole is not known; the run stands for it, so that the results
+        # of all shards are of one run again.
+        known = self._scanned and not self._single_shard
+        self.parent = Parent(self.header.kind, content if known else f"run:{self.header.run}")
         if self._scanned:
-            self._check_coverage(set(self._indices))
+            self._check_coverage(self._indices)
+
+    @property
+    def shard(self) -> Shard | None:
+        """The slice of the work list that the result is about; of a stream, as far as it is known by now."""
+        if self._chosen is None and self._inherit and self._single_shard:
+            return Shard.parse(self._single_shard)
+        return self._chosen
+
+    @property
+    def _single_shard(self) -> str:
+        return next(iter(self._shards)) if len(self._shards) == 1 else ""
+
+    @property
+    def expected(self) -> range:
+        """Positions of the work list that are needed."""
+        return positions(str(self.shard or ""), self._total)
+
+    @property
+    def failures(self) -> list[Failure]:
+        """Images that failed in an earlier step and did not succeed later; complete once the iteration has ended."""
+        return [failure for index, failure in sorted(self._failed.items()) if index not in self._seen]
 
     def _all_parts(self, locations: Sequence[Location]) -> Iterator[Part]:
         for location in locations:
@@ -83,20 +101,19 @@ class RecordSource:
         yield first
         yield from rest
 
-    def _scan(self, locations: Sequence[Location]) -> tuple[Header, str, set[str]]:
+    def _scan(self, parts: Iterator[Part]) -> tuple[Header, str]:
         header: Header | None = None
         digests: dict[int, str] = {}
-        shards, failed = set(), set()
-        for part in self._all_parts(locations):
+        failed: set[int] = set()
+        for part in parts:
             header = header or part.header
             self._check(part, header)
-            shards.add(part.header.shard)
             digests.update(zip(part.index.tolist(), part.digests, strict=True))
             failed |= {failure.index for failure in part.failures}
         if header is None:
             raise BadInput("no input", "give at least one artifact")
         self._indices = {*digests, *failed}
-        return header, header.content(digests[index] for index in sorted(digests)), shards
+        return header, header.content(digests[index] for index in sorted(digests))
 
     def _check(self, part: Part, first: Header) -> None:
         header = part.header
@@ -115,6 +132,17 @@ class RecordSource:
                     f"{part.where}: its {what} differs from that of the first input",
                     "give the parts of one run only; compare them with: xseg info FILE...",
                 )
+        self._check_shard(part)
+
+    def _check_shard(self, part: Part) -> None:
+        self._total = part.header.work.total if part.header.work else 0
+        try:
+            own = positions(part.header.shard, self._total)
+        except UsageError as error:
+            raise BadInput(f"{part.where}: the attribute shard is {part.header.shard!r}") from error
+        if not all(index in own for index in (*part.index.tolist(), *(failure.index for failure in part.failures))):
+            raise BadInput(f"{part.where}: has images that are not of its shard {part.header.shard}")
+        self._shards.add(part.header.shard)
 
     def require_classes(self, classes: Sequence[str], owner: str) -> None:
         """Refuse to go on with something made for other classes.
@@ -140,18 +168,18 @@ class RecordSource:
     def __iter__(self) -> Iterator[Record]:
         for part in self._parts:
             self._check(part, self.header)
-            self.failures += [failure for failure in part.failures if failure.index in self.expected]
+            wanted = self._chosen.range(self._total) if self._chosen else range(self._total)
+            self._failed |= {failure.index: failure for failure in part.failures if failure.index in wanted}
             for position, index in enumerate(part.index.tolist()):
-                if index not in self.expected:
+                if index not in wanted:
                     continue
                 if index in self._seen:
                     self._repeated(part, position, index)
                     continue
                 self._seen[index] = part.digests[position]
                 yield part.record(position)
-        self.failures = [failure for failure in self.failures if failure.index not in self._seen]
         if not self._scanned:
-            self._check_coverage({*self._seen, *(failure.index for failure in self.failures)})
+            self._check_coverage({*self._seen, *self._failed})
 
     def _repeated(self, part: Part, position: int, index: int) -> None:
         if self._seen[index] != part.digests[position]:

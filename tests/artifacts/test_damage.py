@@ -1,0 +1,90 @@
+import io
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.artifacts.build import encoded, failure, header, record, same
+from xseg.artifacts import Part
+from xseg.artifacts.stream import parts
+from xseg.errors import BadInput
+
+RECORDS = [record(index, maps=2) for index in range(4)]
+
+
+def read(path):
+    return [(part.header, list(part.records())) for part in parts([str(path)])]
+
+
+@pytest.mark.parametrize("compress", [True, False])
+def test_a_flipped_bit_in_the_values_is_noticed(tmp_path, compress):
+    records = [record(index, maps=2, size=(90, 100)) for index in range(4)] if compress else RECORDS
+    data = encoded(records, header(), compress=compress)
+    path = tmp_path / "a.h5"
+    path.write_bytes(data)
+    with h5py.File(path) as file:
+        values = file["maps/values"]
+        start = values.id.get_chunk_info(0).byte_offset if compress else values.id.get_offset()
+        length = values.id.get_chunk_info(0).size if compress else values.id.get_storage_size()
+    random = np.random.default_rng(0)
+    for position in random.integers(start, start + length, 60):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        with pytest.raises(BadInput):
+            read(path)
+
+
+def test_a_flipped_bit_anywhere_is_an_error_or_does_no_harm(tmp_path):
+    data = encoded(RECORDS, header(), [failure(5)])
+    path = tmp_path / "a.h5"
+    random, noticed = np.random.default_rng(1), 0
+    for position in random.integers(0, len(data), 250):
+        damaged = bytearray(data)
+        damaged[position] ^= 1 << int(random.integers(8))
+        path.write_bytes(damaged)
+        try:
+            (found,) = read(path)
+        except BadInput:
+            noticed += 1
+            continue
+        assert found[0] == header(), position
+        assert all(same(one, other) for one, other in zip(RECORDS, found[1], strict=True)), position
+    assert noticed > 100
+
+
+def test_a_file_cut_anywhere_is_bad_input(tmp_path):
+    data = encoded(RECORDS, header(), compress=False)
+    path = tmp_path / "a.h5"
+    for length in [*range(0, 60, 7), 47, 48, *range(100, len(data), len(data) // 40), len(data) - 1]:
+        path.write_bytes(data[:length])
+        with pytest.raises(BadInput):
+            read(path)
+        with pytest.raises(BadInput):
+            Part(path, "x")
+
+
+@pytest.mark.parametrize("junk", [b"\n", b"junk", b"\0" * 4096, b"\x89HDF\r\n\x1a\n"])
+def test_junk_after_the_end_is_bad_input(tmp_path, junk):
+    path = tmp_path / "a.h5"
+    path.write_bytes(encoded(RECORDS) + junk)
+    with pytest.raises(BadInput):
+        read(path)
+    with pytest.raises(BadInput):
+        Part(path, "x")
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PNG\r\n\x1a\n" + b"\0" * 100, b"text\n" * 100])
+def test_other_files_are_bad_input(tmp_path, content):
+    path = tmp_path / "a.h5"
+    path.write_bytes(content)
+    with pytest.raises(BadInput, match="HDF5"):
+        read(path)
+
+
+def test_values_that_are_not_finite_are_bad_input():
+    for wrong in (np.nan, np.inf, -np.inf):
+        one = record(1)
+        one.arrays["maps"][0, 2, 3] = wrong
+        with Part(io.BytesIO(encoded([one])), "x") as part, pytest.raises(BadInput, match="finite"):
+            list(part.records())
