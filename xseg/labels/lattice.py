@@ -60,15 +60,14 @@ class Lattice:
             flat = torch.cat([flat, flat.new_zeros(batch, d)])
             image = torch.cat([image, torch.arange(batch, device=features.device)])
         cell, rank, weights = _elevate(flat.T.contiguous())
-        weights[batch * points :] = 0
+        weights = weights[: batch * points]
         order, simplex, counts = _group(_pack([image, *cell, *rank[:d]], [0] * (2 * d + 1))[0])
         first = order.index_select(0, counts.cumsum(0) - counts)
         corner_ids, neighbours = _vertices(*(x.index_select(-1, first).long() for x in (image, cell, rank[:d])))
         corners = corner_ids.int().index_select(0, simplex[: batch * points])
-        entries, starts = _transpose(corner_ids, neighbours.shape[2], order, counts)
+        entries, starts = _transpose(corners, neighbours.shape[2])
         touches = weights.reshape(-1).index_select(0, entries)
-        touching = (entries // (d + 1)).clamp_(max=batch * points - 1)
-        return cls(corners, weights[: batch * points], touching, touches, starts, neighbours, batch)
+        return cls(corners, weights, (entries // (d + 1)).int(), touches, starts, neighbours, batch)
 
     @property
     def scale(self) -> float:
@@ -202,26 +201,18 @@ def _vertices(image: Tensor, cell: Tensor, rank: Tensor) -> tuple[Tensor, Tensor
     return corner_ids.reshape(d + 1, count).T.contiguous(), neighbours
 
 
-def _transpose(corner_ids: Tensor, vertices: int, order: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-    """Which corners of which points lie on each vertex, sorting corners of simplices instead of corners of points.
+def _transpose(corners: Tensor, vertices: int) -> tuple[Tensor, Tensor]:
+    """Which corners of which points lie on each vertex, in the order of the points.
+
+    The order is that in which the reference code adds up float32 values: a vertex in a plain region has thousands.
 
     Args:
-        corner_ids: (S,d+1) int64, vertex of each corner of each simplex.
+        corners: (P,d+1) int32, vertex of each corner.
         vertices: number of vertices, the empty one at the end included.
-        order: (P,) int64, points sorted by simplex.
-        counts: (S,) int64, points in each simplex.
 
     Returns:
-        point*(d+1)+corner (P*(d+1),) int32, vertex after vertex, and where each vertex starts (M+1,) int32.
+        point*(d+1)+corner (P*(d+1),) int64, vertex after vertex, and where each vertex starts (M+1,) int32.
     """
-    corners = corner_ids.shape[1]
-    by_vertex = corner_ids.reshape(-1).sort(stable=True).indices
-    owner = by_vertex // corners
-    repeats = counts.index_select(0, owner)
-    offset = (counts.cumsum(0) - counts).index_select(0, owner) - (repeats.cumsum(0) - repeats)
-    entry = torch.repeat_interleave(repeats)
-    within = offset.int().index_select(0, entry) + torch.arange(len(entry), device=entry.device, dtype=torch.int32)
-    points = (order * corners).int().index_select(0, within) + (by_vertex % corners).int().index_select(0, entry)
-    per_vertex = torch.zeros(vertices, dtype=torch.int64, device=entry.device)
-    per_vertex.index_add_(0, corner_ids.reshape(-1).index_select(0, by_vertex), repeats)
-    return points, (per_vertex.cumsum(0) - per_vertex).int()
+    by_vertex, entries = corners.reshape(-1).sort(stable=True)
+    starts = torch.searchsorted(by_vertex, torch.arange(vertices, device=corners.device, dtype=torch.int32))
+    return entries, starts.int()

@@ -1,0 +1,85 @@
+"""A process that has imported everything and forks one `xseg` process per request.
+
+Importing torch takes seconds, a command on tiny data a fraction of one. What is forked is otherwise the real thing: a
+process of its own with real descriptors, signals and status, that enters by `xseg.cli.main`. Requests and answers
+are JSON lines. A request may ask for a death at the n-th flush to disk: the same as `kill -9`, at a chosen moment.
+"""
+
+import importlib
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+import torch
+
+import xseg.affinity.step
+import xseg.classifier.step
+import xseg.heatmaps.step
+import xseg.labels.step
+import xseg.runs.merge
+import xseg.scores.step  # noqa: F401 - all of these are imported for the children
+from xseg.cli import main
+
+
+def serve() -> None:
+    """Fork, or tell how a forked process ended, until standard input closes."""
+    torch.set_num_threads(1)
+    for line in sys.stdin:
+        request = json.loads(line)
+        print(json.dumps(_poll(request["poll"]) if "poll" in request else _fork(request)), flush=True)
+
+
+def _poll(pid: int) -> int | None:
+    found, status = os.waitpid(pid, os.WNOHANG)
+    return os.waitstatus_to_exitcode(status) if found else None
+
+
+def _fork(request: dict[str, Any]) -> int:
+    pid = os.fork()
+    if pid == 0:
+        _become(request)
+    return pid
+
+
+def _become(request: dict[str, Any]) -> None:
+    for descriptor, name in enumerate(request["streams"]):
+        flags = os.O_RDONLY if descriptor == 0 else os.O_RDWR | os.O_CREAT | os.O_APPEND
+        os.dup2(os.open(name, flags, 0o644), descriptor)
+    sys.stdin = os.fdopen(0, closefd=False)
+    os.environ.update(request["env"])
+    for name, value in request["settings"].items():
+        module, _, attribute = name.partition(":")
+        owner = importlib.import_module(module)
+        *outer, last = attribute.split(".")
+        for part in outer:
+            owner = getattr(owner, part)
+        setattr(owner, last, value)
+    if request["die_at_flush"]:
+        _die_at_flush(request["die_at_flush"])
+    sys.argv = ["xseg", *request["args"]]
+    try:
+        main()
+    except SystemExit as error:
+        os._exit(error.code if isinstance(error.code, int) else 1)
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    os._exit(1)
+
+
+def _die_at_flush(number: int) -> None:
+    real, count = os.fsync, 0
+
+    def fsync(handle: int) -> None:
+        nonlocal count
+        count += 1
+        if count == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(handle)
+
+    os.fsync = fsync
+
+
+if __name__ == "__main__":
+    serve()
