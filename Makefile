@@ -32,5 +32,8 @@ format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench: $(VENV)/ready
+	$(BIN)/xseg bench
+
 clean:
 	rm -rf $(VENV) demo build dist *.egg-info

@@ -42,7 +42,8 @@ def test_a_flipped_bit_in_the_values_is_noticed(tmp_path, compress):
 
 
 def test_a_flipped_bit_anywhere_is_an_error_or_does_no_harm(tmp_path):
-    data = encoded(RECORDS, header(), [failure(5)])
+    head = header()
+    data = encoded(RECORDS, head, [failure(5)])
     path = tmp_path / "a.h5"
     random, noticed = np.random.default_rng(1), 0
     for position in random.integers(0, len(data), 250):
@@ -54,7 +55,7 @@ def test_a_flipped_bit_anywhere_is_an_error_or_does_no_harm(tmp_path):
         except BadInput:
             noticed += 1
             continue
-        assert found[0] == header(), position
+        assert found[0] == head, position
         assert all(same(one, other) for one, other in zip(RECORDS, found[1], strict=True)), position
     assert noticed > 100
 

@@ -44,6 +44,9 @@ class FakeDataset:
         if unknown:
             self.labels[random.random((count, 3)) < 0.3] = 255
 
+    def __len__(self) -> int:
+        return len(self.items)
+
     def read_image(self, item: FakeItem) -> np.ndarray:
         height, width = self.sizes[item.number]
         image = np.random.default_rng(item.number).integers(0, 128, (height, width, 3)).astype(np.uint8)

@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -21,6 +22,12 @@ import xseg.labels.step
 import xseg.runs.merge
 import xseg.scores.step  # noqa: F401 - all of these are imported for the children
 from xseg.cli import main
+from xseg.device import torchvision_ready
+
+torchvision_ready()
+importlib.import_module("timm")
+with suppress(ImportError):
+    importlib.import_module("xseg.labels.fused")
 
 
 def serve() -> None:

@@ -23,7 +23,6 @@ def test_barycentric_weights_sum_to_one_and_rebuild_the_elevated_point(points, d
     lattice = Lattice.build(features)
     assert lattice.weights.min() >= -1e-5
     torch.testing.assert_close(lattice.weights.sum(1), torch.ones(points))
-    # With every vertex reading its own splat, filtering keeps the mass when no blur spreads it off existing vertices.
     assert (np.diff(lattice.starts.numpy()) >= 0).all()
     assert lattice.touches.sum().item() == pytest.approx(points, rel=1e-4)
 
@@ -45,9 +44,16 @@ def test_the_splat_is_the_transpose_of_the_slice():
         (torch.arange(points)[:, None], lattice.corners.long()), lattice.weights.double(), accumulate=True
     )
     splats = torch.zeros_like(slices)
-    vertex = torch.repeat_interleave(torch.diff(lattice.starts, append=torch.tensor([points * corners + 12])))
+    vertex = torch.repeat_interleave(torch.diff(lattice.starts, append=torch.tensor([points * corners])))
     splats.index_put_((lattice.points.long(), vertex), lattice.touches.double(), accumulate=True)
     torch.testing.assert_close(splats, slices)
+
+
+def test_every_vertex_lists_its_points_in_order():
+    lattice = Lattice.build(scattered(1, 150, 2, spread=0.5))
+    ends = [*lattice.starts[1:].tolist(), len(lattice.points)]
+    for start, end in zip(lattice.starts.tolist(), ends, strict=True):
+        assert (lattice.points[start:end].diff() >= 0).all()
 
 
 def test_neighbours_point_back_at_each_other():

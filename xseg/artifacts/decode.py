@@ -91,11 +91,12 @@ class Part:
         self.ids = [check_name(text, "id", self.where) for text in _texts(images["id"])]
         self.paths = [check_name(text, "path", self.where) for text in _texts(images["path"])]
         self.sources, self.digests = _texts(images["source"]), _texts(images["digest"])
-        self.index = images["index"][()].astype(np.int64)
-        self.sizes = images["size"][()]
+        self.index = _whole_numbers(images["index"])
+        self.sizes = _whole_numbers(images["size"])
         self.labels = images["labels"][()]
         failures = self._file["failures"]
-        rows = zip(failures["index"][()].tolist(), _texts(failures["id"]), _texts(failures["reason"]), strict=True)
+        failed = _whole_numbers(failures["index"]).tolist()
+        rows = zip(failed, _texts(failures["id"]), _texts(failures["reason"]), strict=True)
         self.failures = [Failure(index, check_name(name, "id", self.where), reason) for index, name, reason in rows]
         count, total = len(self.ids), self._work().total
         for name, found in {
@@ -195,7 +196,7 @@ class _RaggedReader:
         self.ragged = ragged
         self.values: h5py.Dataset = group["values"]
         self._columns = {column: group[column][()] for column in ragged.columns}
-        offsets, shapes = group["offsets"][()].astype(np.int64), group["shape"][()].astype(np.int64)
+        offsets, shapes = _whole_numbers(group["offsets"]), _whole_numbers(group["shape"])
         name = ragged.name
         require(
             offsets.shape == (count + 1,) and shapes.shape == (count, ragged.ndim), f"{name}: wrong number of images"
@@ -233,6 +234,12 @@ def _plain(value: Any) -> str | int:  # noqa: ANN401 - whatever h5py returns
     if isinstance(value, str | int | np.integer):
         return value if isinstance(value, str) else int(value)
     raise ValueError("an attribute is neither text nor a whole number")
+
+
+def _whole_numbers(dataset: h5py.Dataset) -> np.ndarray:
+    if dataset.dtype.kind not in "iu":
+        raise ValueError(f"{dataset.name} does not hold whole numbers")
+    return dataset[()].astype(np.int64)
 
 
 def _texts(dataset: h5py.Dataset) -> list[str]:

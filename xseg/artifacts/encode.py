@@ -85,7 +85,7 @@ def _created(file: BinaryIO) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     try:
         with h5py.File(guarded, "w", libver=("v110", "v110")) as target:
             yield target, guarded.check
-    except (OSError, RuntimeError, ValueError):
+    except Exception:
         guarded.check()  # a kept failure explains whatever HDF5 made of it
         raise
     guarded.check()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -12,6 +12,7 @@ from xseg.classifier.config import ClassifierConfig, Scalar
 from xseg.classifier.model import Classifier, build, create
 from xseg.classifier.settings import TrainSettings
 from xseg.classifier.train import TrainResult, train_classifier
+from xseg.classifier.transfer import transfer_head
 from xseg.datasets.index import Dataset
 from xseg.device import cores, resolve
 from xseg.errors import BadInput
@@ -32,6 +33,7 @@ class ModelOptions:
         class_names: their names; None: ImageNet's.
         output_stride: of the last feature map; None: the network's own.
         head_bias: whether a new head has a bias.
+        head_init: `random`, or `transfer`: blended from the weights' own head (`xseg.classifier.transfer`).
         layer: target layer for heatmaps; None: found.
         options: further arguments of the network's constructor.
     """
@@ -42,6 +44,7 @@ class ModelOptions:
     class_names: tuple[str, ...] | None = None
     output_stride: int | None = None
     head_bias: bool = True
+    head_init: Literal["random", "transfer"] = "random"
     layer: str | None = None
     options: Mapping[str, Scalar] | None = None
 
@@ -84,9 +87,13 @@ def train(
     if is_finished(path, header, runtime):
         return None
     if settings is None:
+        if model.head_init == "transfer":
+            _transfer(classifier, dataset, model, runtime, device)
         publish_network(path, header, classifier.config.to_json(), classifier.net.state_dict(), None, runtime)
         return None
     checkpoint = open_checkpoint(path, header, runtime)
+    if model.head_init == "transfer":
+        _transfer(classifier, dataset, model, runtime, device)
     result = train_classifier(
         dataset,
         classifier,
@@ -101,6 +108,22 @@ def train(
     header = replace(header, provenance={**header.provenance, "training": summary(result, dataset.classes)})
     publish_network(path, header, classifier.config.to_json(), classifier.net.state_dict(), checkpoint, runtime)
     return result
+
+
+def _transfer(
+    classifier: Classifier, dataset: Dataset, model: ModelOptions, runtime: Runtime, device: torch.device
+) -> None:
+    former = create(
+        model.model, model.class_names, weights=model.weights, keep_head=True, options=dict(model.options or {})
+    )
+    runtime.reporter.note("blending the new head from the weights' own")
+    transfer_head(
+        classifier.to(device),
+        former.to(device).eval(),
+        dataset,
+        workers=cores() if runtime.workers is None else runtime.workers,
+        should_stop=runtime.stop,
+    )
 
 
 def _header(

@@ -10,6 +10,7 @@ from xseg.cli import (  # noqa: F401, I001 - each registers its commands, in the
     methods,
     info,
     merge,
+    bench,
 )
 from xseg.cli.command import app, main
 

@@ -5,7 +5,8 @@ from typing import Annotated
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.options import TRAINING
+from xseg.cli.options import TRAINING, require_one_of
+from xseg.errors import UsageError
 
 
 @command("affinity-train", *TRAINING, "images", "allow_missing")
@@ -45,6 +46,10 @@ def affinity_train(
     from xseg.cli.data import report_network
     from xseg.cli.options import numbers
 
+    require_one_of("--optimizer", optimizer, "sgd", "adamw")
+    require_one_of("--schedule", schedule, "poly", "cosine")
+    if radius <= 1:
+        raise UsageError(f"--radius {radius}: needed a number above 1")
     head = HeadOptions(
         preset,
         tuple(layers.split(",")) if layers else None,
@@ -73,4 +78,4 @@ def affinity_train(
         amp=bool(context.runtime.amp),
     )
     train([pseudolabels], classifier, head, settings, context.runtime)
-    report_network(context, "affinity")
+    report_network(context)

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.options import INPUT, OUTPUT
-from xseg.errors import Status, UsageError
+from xseg.cli.options import INPUT, OUTPUT, require_one_of
+from xseg.errors import Status
 
 KERNELS, LABELS, MASKS, MAPS = "CRF", "Confident labels", "Masks", "Heavy-tailed or signed maps"
 ArtifactIn = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Artifact, its parts or shards, or '-'.")]
@@ -49,8 +49,7 @@ def crf(
     from xseg.labels.step import CrfOptions
     from xseg.labels.step import crf as run
 
-    if mode not in {"psa", "irn"}:
-        raise UsageError(f"--mode {mode}: needed psa or irn")
+    require_one_of("--mode", mode, "psa", "irn")
     with meaningful():
         options = CrfOptions(
             masks=masks,

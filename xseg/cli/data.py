@@ -74,16 +74,16 @@ def report(context: Context, status: Status) -> Status:
     """Print the finished path (or JSON about it); streams have carried the result already."""
     path = context.runtime.target.path
     if path is not None:
-        context.stdout.line(json.dumps(_summary(path)) if context.json else str(path))
+        context.stdout.line(json.dumps(artifact_facts(path)) if context.json else str(path))
     if status == Status.SOME_FAILED:
         context.runtime.reporter.note("some images failed; they are named above and in the artifact")
     return status
 
 
-def report_network(context: Context, kind: str) -> None:
+def report_network(context: Context) -> None:
     """Print the path of a trained network (or JSON about it)."""
     path = context.runtime.path
-    context.stdout.line(json.dumps({**_summary(path), "kind": kind}) if context.json else str(path))
+    context.stdout.line(json.dumps(artifact_facts(path)) if context.json else str(path))
 
 
 @contextmanager
@@ -107,7 +107,8 @@ def pair_of(text: str, option: str) -> tuple[float, float]:
     return values[0], values[1]
 
 
-def _summary(path: Path) -> dict[str, object]:
+def artifact_facts(path: Path) -> dict[str, object]:
+    """What `--json` tells about a finished artifact."""
     from xseg.artifacts.stream import first_part
 
     with first_part(str(path)) as part:

@@ -8,6 +8,7 @@ import typer
 from xseg.cli.command import Context, command
 from xseg.cli.data import FormatOpt, SplitOpt
 from xseg.cli.merge import ArtifactsIn
+from xseg.cli.options import require_one_of
 from xseg.errors import Status, UsageError
 
 
@@ -34,8 +35,8 @@ def evaluate(
     from xseg.scores.step import SegmentationOptions, Tuning
     from xseg.scores.step import evaluate as run
 
-    if protocol != "segmentation":
-        raise UsageError(f"--protocol {protocol}: unknown", "segmentation")
+    require_one_of("--protocol", protocol, "segmentation")
+    require_one_of("--average", average, "present", "psa")
     if threshold is not None and tune_on is not None:
         raise UsageError("--threshold and --tune-on exclude each other")
     tuning = None

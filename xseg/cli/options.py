@@ -62,6 +62,16 @@ INPUT = ("allow_missing", "max_failures")
 TRAINING = (*OUTPUT, "device", "batch_size", "workers", "amp", "seed", "resume", "limit")
 
 
+def require_one_of(option: str, value: str | None, *known: str) -> None:
+    """Refuse a word that the option does not know; None is an option that was not given.
+
+    Raises:
+        UsageError: the message names the words it knows.
+    """
+    if value is not None and value not in known:
+        raise UsageError(f"{option} {value}: unknown", f"one of {', '.join(known)}")
+
+
 def numbers(text: str, option: str) -> tuple[float, ...]:
     """`1,0.5,2` as numbers.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.options import INPUT, OUTPUT
+from xseg.cli.options import INPUT, OUTPUT, require_one_of
 from xseg.errors import Status, UsageError
 
 
@@ -34,8 +34,9 @@ def random_walk(
     from xseg.affinity.walk import PRESETS
     from xseg.cli.data import report
 
-    if preset not in PRESETS:
-        raise UsageError(f"--preset {preset}: unknown", f"one of {', '.join(PRESETS)}")
+    require_one_of("--preset", preset, *PRESETS)
+    if radius is not None and radius <= 1:
+        raise UsageError(f"--radius {radius}: needed a number above 1")
     if steps is not None and log_steps is not None:
         raise UsageError("--steps and --log-steps exclude each other")
     if alpha is not None and background is not None:

@@ -8,7 +8,7 @@ import typer
 
 from xseg.cli.command import Context, command
 from xseg.cli.data import DatasetIn, FormatOpt, SplitOpt
-from xseg.cli.options import TRAINING
+from xseg.cli.options import TRAINING, require_one_of
 from xseg.errors import UsageError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def train_cls(
     head_bias: Annotated[
         bool, typer.Option("--head-bias/--no-head-bias", help="Whether a new head has a bias.")
     ] = True,
+    head_init: Annotated[str, typer.Option(help="random, or transfer: blended from the weights' own head.")] = "random",
     layer: Annotated[str | None, typer.Option(help="Module path of the layer that heatmaps look at.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the model.")] = None,
     epochs: Annotated[float, typer.Option(help="Times every image is seen.")] = 5.0,
@@ -66,9 +67,24 @@ def train_cls(
 
     if keep_head and not init_only:
         raise UsageError("--keep-head needs --init-only: other classes than the data's cannot be trained on it")
+    require_one_of("--optimizer", optimizer, "sgd", "adamw")
+    require_one_of("--schedule", schedule, "poly", "cosine")
+    require_one_of("--loss", loss, "soft-margin", "bce", "cross-entropy")
     data = trainer_data(dataset, format_, split, context)
     names = tuple(class_names.read_text().split("\n")) if class_names else None
-    network = ModelOptions(model, weights, keep_head, names, output_stride, head_bias, layer, options_of(set_ or ()))
+    if head_init not in {"random", "transfer"} or (head_init == "transfer" and (keep_head or weights == "none")):
+        raise UsageError(f"--head-init {head_init}: needed random, or transfer with weights and without --keep-head")
+    network = ModelOptions(
+        model=model,
+        weights=weights,
+        keep_head=keep_head,
+        class_names=names,
+        output_stride=output_stride,
+        head_bias=head_bias,
+        head_init=head_init,  # type: ignore[arg-type]
+        layer=layer,
+        options=options_of(set_ or ()),
+    )
     settings = (
         None
         if init_only
@@ -104,11 +120,12 @@ def train_cls(
 
 def _tell(context: Context, result: "TrainResult | None", classes: tuple[str, ...]) -> None:
     from xseg.classifier.step import summary
+    from xseg.cli.data import artifact_facts
 
     path = context.runtime.path
     facts: dict[str, Any] = summary(result, classes) if result else {}
     if context.json:
-        context.stdout.line(json.dumps({"path": str(path), "kind": "classifier", **facts}))
+        context.stdout.line(json.dumps({**artifact_facts(path), **facts}))
         return
     for name, value in facts.get("ap", {}).items():
         context.runtime.reporter.note(f"  {name:20} AP {'-' if value is None else format(value, '.3f')}")

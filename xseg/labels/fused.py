@@ -25,17 +25,17 @@ _ZERO, _ONE, _SMALLEST = np.float32(0), np.float32(1), np.float32(-87)
 _C2, _C3, _C4, _C5, _C6 = (np.float32(1 / math.factorial(k)) for k in range(2, 7))
 
 
-def _compiled(function: Callable[..., Any], **options: bool) -> Callable[..., Any]:
+def _compiled(function: Callable[..., Any], inline: bool = False) -> Callable[..., Any]:
     """Compile `function`; keep the result on disk where a directory for it can be written."""
     try:
-        return njit(nogil=True, cache=True, **options)(function)
+        return njit(nogil=True, cache=True, forceinline=inline)(function)
     except RuntimeError:  # numba finds no place for its cache, as in a read-only container
-        return njit(nogil=True, **options)(function)
+        return njit(nogil=True, forceinline=inline)(function)
 
 
 def _inlined(function: Callable[..., Any]) -> Callable[..., Any]:
     """As `_compiled`, put into its callers: a call for every pixel that passes arrays would cost more than its work."""
-    return _compiled(function, forceinline=True)
+    return _compiled(function, inline=True)
 
 
 @_compiled

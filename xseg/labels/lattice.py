@@ -27,7 +27,7 @@ class Lattice:
     Attributes:
         corners: (P, d+1) int32, vertex of each corner of each point's simplex; P = images times points.
         weights: (P, d+1) float32, barycentric weight of each corner; rows sum to 1.
-        points: (P*(d+1),) int32, the points that touch each vertex, vertex after vertex.
+        points: (P*(d+1),) int32, the points that touch each vertex, ascending, vertex after vertex.
         touches: (P*(d+1),) float32, their weights, in the same order.
         starts: (M+1,) int32, where each vertex begins in `points`.
         neighbours: (d+1, 2, M+1) int64, both neighbours of each vertex along each axis, M where there is none.

@@ -165,12 +165,18 @@ def _look_ahead(
     pool: ThreadPoolExecutor, jobs: Iterator[J], load: Callable[[J], L], ahead: int
 ) -> Iterator[tuple[J, Future[L]]]:
     waiting: deque[tuple[J, Future[L]]] = deque()
-    for job in jobs:
-        waiting.append((job, pool.submit(load, job)))
-        if len(waiting) >= ahead:
-            yield waiting.popleft()
+    cut_off: XsegError | None = None
+    try:
+        for job in jobs:
+            waiting.append((job, pool.submit(load, job)))
+            if len(waiting) >= ahead:
+                yield waiting.popleft()
+    except XsegError as error:
+        cut_off = error  # what was read before is good
     while waiting:
         yield waiting.popleft()
+    if cut_off is not None:
+        raise cut_off
 
 
 def _compute(run: ImageRun, batch: list[Loaded[J, L]], compute: Callable[[Sequence[L]], Sequence[Record]]) -> None:

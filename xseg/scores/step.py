@@ -1,26 +1,29 @@
 """The step `evaluate --protocol segmentation`: heatmaps, pseudolabels or masks against ground truth."""
 
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from xseg.artifacts.encode import encode_result
 from xseg.artifacts.header import Header, Parent, canonical
-from xseg.artifacts.publish import publish
+from xseg.artifacts.publish import check_writable, publish
 from xseg.artifacts.record import Record
 from xseg.artifacts.stream import first_part
 from xseg.datasets.index import Dataset
 from xseg.device import cores
-from xseg.errors import BadInput, InputMissing, Status
+from xseg.errors import BadInput, CannotCreate, InputMissing, Status, UsageError
 from xseg.runs.images import final_status
 from xseg.runs.photographs import heatmaps_of
 from xseg.runs.runtime import Runtime
 from xseg.runs.source import RecordSource
 from xseg.scores.segmentation import SegmentationScore, tune_threshold
 from xseg.scores.table import report, segmentation_run
+from xseg.training.output import dataset_parent
 
 KINDS = ("heatmaps", "masks", "pseudolabels")
 
@@ -48,15 +51,6 @@ class Tuning:
     inputs: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class _Scored:
-    heading: str
-    run: dict[str, Any]
-    parent: Parent
-    classes: tuple[str, ...]
-    failed: int
-
-
 def evaluate(
     inputs: Sequence[str], dataset: Dataset, options: SegmentationOptions, tuning: Tuning | None, runtime: Runtime
 ) -> tuple[dict[str, Any], list[tuple[str, dict[str, Any]]], Status]:
@@ -74,23 +68,76 @@ def evaluate(
 
     Raises:
         BadInput: class names that differ, images of the split that the input lacks.
+        CannotCreate: the output holds something else, or cannot be created.
     """
     dataset.require_masks()
-    scored = [_score(names, dataset, options, tuning, runtime) for names in group_by_run(inputs)]
-    rows = [(one.heading, one.run) for one in scored]
+    if tuning is not None and not tuning.inputs and "-" in inputs:
+        raise UsageError("--tune-on looks at '-' twice, which a stream does not allow", "save it to a file first")
+    opened = [
+        (names[0], RecordSource(names, KINDS, allow_missing=runtime.allow_missing, notice=runtime.reporter.note), names)
+        for names in group_by_run(inputs)
+    ]
+    header = _header([source.parent for _, source, _ in opened], dataset, options, tuning, runtime)
+    path = runtime.target.path
+    if path is not None and (known := _known_result(path, header, runtime.overwrite)):
+        runtime.reporter.note(f"{path} is complete already")
+        return known, [(str(run["input"]), run) for run in known.get("runs", [known])], Status.OK
+    rows, failed = [], 0
+    for heading, source, names in opened:
+        run, missed = _score(source, names, dataset, options, tuning, runtime)
+        rows.append((heading, run))
+        failed += missed
     result = report(rows)
-    if runtime.target.path is not None:
-        header = Header(
-            "scores",
-            scored[0].classes,
-            "evaluate",
-            {"protocol": "segmentation", "split": dataset.split, **options.__dict__, "seed": runtime.seed},
-            parents=tuple(one.parent for one in scored),
-            argv=runtime.argv,
-        )
+    if path is not None:
         text = canonical(result)
-        publish(runtime.target.path, lambda file: encode_result(file, header, text), overwrite=runtime.overwrite)
-    return result, rows, final_status(sum(one.failed for one in scored), runtime.max_failures)
+        publish(path, lambda file: encode_result(file, header, text), overwrite=runtime.overwrite or path.exists())
+    return result, rows, final_status(failed, runtime.max_failures)
+
+
+def _header(
+    parents: Sequence[Parent],
+    dataset: Dataset,
+    options: SegmentationOptions,
+    tuning: Tuning | None,
+    runtime: Runtime,
+) -> Header:
+    decided = {"protocol": "segmentation", "split": dataset.split, **asdict(options), "seed": runtime.seed}
+    tuned: tuple[Parent, ...] = ()
+    if tuning is not None:
+        decided["tune_on"] = tuning.dataset.split
+        tuned = (dataset_parent(tuning.dataset),)
+        if tuning.inputs:
+            tuned += (RecordSource(tuning.inputs, KINDS, allow_missing=True).parent,)
+    return Header(
+        "scores",
+        dataset.classes,
+        "evaluate",
+        decided,
+        parents=(*parents, dataset_parent(dataset), *tuned),
+        argv=runtime.argv,
+    )
+
+
+def _known_result(path: Path, header: Header, overwrite: bool) -> dict[str, Any] | None:
+    """The result of an equal evaluation that is at `path` already; one that lacked images is made again.
+
+    Raises:
+        CannotCreate: something else is there and may not be replaced, or nothing can be created there.
+    """
+    check_writable(path)
+    if not path.exists():
+        return None
+    try:
+        with first_part(str(path)) as part:
+            if part.header.run == header.run:
+                result: dict[str, Any] = json.loads(part.result())
+                return None if any(run["missing"] for run in result.get("runs", [result])) else result
+            found = f"{part.header.kind} of another run (other options, inputs or images)"
+    except BadInput as error:
+        found = f"something else ({error.problem})"
+    if not overwrite:
+        raise CannotCreate(f"{path} exists and holds {found}", "choose another -o, or use --overwrite")
+    return None
 
 
 def group_by_run(inputs: Sequence[str]) -> list[list[str]]:
@@ -106,15 +153,20 @@ def group_by_run(inputs: Sequence[str]) -> list[list[str]]:
 
 
 def _score(
-    names: list[str], dataset: Dataset, options: SegmentationOptions, tuning: Tuning | None, runtime: Runtime
-) -> _Scored:
+    source: RecordSource,
+    names: list[str],
+    dataset: Dataset,
+    options: SegmentationOptions,
+    tuning: Tuning | None,
+    runtime: Runtime,
+) -> tuple[dict[str, Any], int]:
+    """The run's scores, and how many of its images could not be scored."""
     threshold = options.threshold
     if tuning is not None:
         tuned = SegmentationScore(dataset.classes, average=options.average)  # type: ignore[arg-type]
         _add_all(tuned, RecordSource(tuning.inputs or names, KINDS, allow_missing=True), tuning.dataset, runtime)
         threshold = tune_threshold(tuned)
         runtime.reporter.note(f"threshold {threshold:.2f} chosen on {tuning.dataset.split}")
-    source = RecordSource(names, KINDS, allow_missing=runtime.allow_missing, notice=runtime.reporter.note)
     score = SegmentationScore(
         dataset.classes,
         threshold=0.2 if threshold is None else threshold,
@@ -127,7 +179,7 @@ def _score(
         labels_given=bool(source.header.provenance.get("labels_given", False)),
         tuned_on=tuning.dataset.split if tuning else None,
     )
-    return _Scored(names[0], run, source.parent, dataset.classes, failed)
+    return run, failed
 
 
 def _add_all(score: SegmentationScore, source: RecordSource, dataset: Dataset, runtime: Runtime) -> int:

@@ -1,0 +1,278 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import commands
+from tests.cli.launch import ROOT, started
+from tests.cli.read import content
+from xseg.cli import app
+from xseg.stages import STAGES
+
+MADE = ("cls", "cam", "labels", "affinity", "walk", "masks")
+OTHER = {
+    "cls": ("--lr", 0.5),
+    "cam": ("--flip",),
+    "labels": ("--iterations", 1),
+    "affinity": ("--lr", 0.5),
+    "walk": ("--beta", 2),
+    "masks": ("--iterations", 1),
+    "scores": ("--threshold", 0.5),
+}
+XSEG = f"{sys.executable} -m xseg"
+
+
+def shell(script, directory, status=0):
+    done = subprocess.run(
+        ["/bin/bash", "-o", "pipefail", "-c", script], cwd=directory, capture_output=True, timeout=120,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(directory)},
+    )  # fmt: skip
+    assert done.returncode == status, done.stderr.decode()
+    return done
+
+
+@pytest.mark.parametrize("name", MADE)
+def test_a_command_prints_the_finished_path_and_nothing_else(chain, name):
+    ended = chain.ended[name]
+    assert ended.status == 0
+    assert ended.lines == [str(getattr(chain, name))]
+    assert content(getattr(chain, name))
+
+
+def test_evaluate_prints_one_json_object(chain):
+    scores = chain.ended["scores"].json
+    assert scores["protocol"] == "segmentation"
+    assert scores["images"] == 24
+    assert 0 <= scores["miou"] <= 1
+    assert set(scores["per_class_iou"]) == {"background", *scores["classes"]}
+
+
+@pytest.mark.parametrize("name", [*MADE, "scores"])
+def test_off_a_terminal_nothing_colours_or_moves_the_cursor(chain, name):
+    assert "\x1b" not in chain.ended[name].stderr
+    assert "\r" not in chain.ended[name].stderr
+
+
+@pytest.mark.parametrize("name", [*MADE, "scores"])
+def test_a_finished_command_run_again_tells_the_result_at_once(chain, run, name):
+    path = getattr(chain, name)
+    before = path.stat()
+    again = run(*commands(chain.directory)[name])
+    assert again.stdout == chain.ended[name].stdout
+    assert "complete already" in again.stderr
+    assert path.stat().st_mtime_ns == before.st_mtime_ns
+    assert path.stat().st_ino == before.st_ino
+
+
+@pytest.mark.parametrize("name", [*MADE, "scores"])
+def test_other_options_do_not_replace_an_output_unless_asked(chain, run, tmp_path, name):
+    out = tmp_path / "out.h5"
+    out.write_bytes(getattr(chain, name).read_bytes())
+    command = (*commands(chain.directory)[name][:-1], out, *OTHER[name])
+    refused = run(*command, status=73)
+    assert refused.stderr.startswith(f"error: {out} exists and holds")
+    assert "--overwrite" in refused.stderr
+    assert out.read_bytes() == getattr(chain, name).read_bytes()
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]
+    run(*command, "--overwrite")
+    assert content(out) != content(getattr(chain, name))
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]
+
+
+@pytest.mark.parametrize("name", ["cls", "cam"])
+def test_json_describes_the_result(chain, run, name):
+    facts = run(*commands(chain.directory)[name], "--json").json
+    assert facts["path"] == str(getattr(chain, name))
+    assert facts["kind"] == {"cls": "classifier", "cam": "heatmaps"}[name]
+    assert facts["content"] == content(getattr(chain, name))
+
+
+def test_quiet_says_nothing_and_progress_never_only_keeps_notes(chain, run, tmp_path):
+    assert run("explain", chain.cls, chain.data, "-q", "-o", tmp_path / "out.h5").stderr == ""
+
+
+@pytest.mark.slow
+def test_steps_joined_by_pipes_give_what_files_give(chain, tmp_path):
+    shell(f"{XSEG} crf {chain.walk} --masks -o masks-from-file.h5", tmp_path)
+    script = (
+        f"{XSEG} random-walk {chain.cam} {chain.affinity} --log-steps 3"
+        f" | {XSEG} crf - --masks | tee masks.h5 | {XSEG} evaluate - --dataset {chain.data} --json"
+    )
+    scores = json.loads(shell(script, tmp_path).stdout)
+    shell(f"{XSEG} merge masks.h5 -o joined.h5", tmp_path)
+    assert records_equal(tmp_path / "joined.h5", tmp_path / "masks-from-file.h5")
+    expected = chain.ended["scores"].json
+    assert {**scores, "input": ""} == {**expected, "input": ""}
+
+
+def records_equal(one, other):
+    from tests.cli.read import records
+
+    return [record.digest for record in records(one)] == [record.digest for record in records(other)]
+
+
+@pytest.mark.slow
+def test_standard_output_that_is_a_file_gets_one_joined_artifact(chain, tmp_path):
+    done = shell(f"{XSEG} explain {chain.cls} {chain.data} > out.h5", tmp_path)
+    assert done.stdout == b""
+    assert content(tmp_path / "out.h5") == content(chain.cam)
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]
+
+
+def test_an_explicit_dash_writes_the_artifact_too(chain, run, tmp_path):
+    out = tmp_path / "out.h5"
+    out.write_bytes(run("crf", chain.cam, "-o", "-").stdout)
+    assert content(out) == content(chain.labels)
+
+
+def test_artifact_bytes_do_not_go_into_the_log(chain, tmp_path):
+    shell(f"{XSEG} explain {chain.cls} {chain.data} > log 2>&1", tmp_path, status=2)
+    assert (tmp_path / "log").read_text().startswith("error: no -o, and standard output is the log file\n")
+
+
+def test_artifact_bytes_do_not_go_to_a_device_such_as_dev_null(chain, tmp_path):
+    done = shell(f"{XSEG} explain {chain.cls} {chain.data} > /dev/null", tmp_path, status=2)
+    assert done.stderr.startswith(b"error: no place for the result")
+
+
+def test_a_reader_that_goes_away_ends_the_writer_quietly(chain, tmp_path):
+    done = shell(f"({XSEG} crf {chain.cam}; echo $? >&2) | head -c 10 > /dev/null", tmp_path)
+    assert done.stderr.decode().split() == ["141"]
+
+
+def test_an_input_may_be_a_list_of_paths(chain, run, tmp_path):
+    names = tmp_path / "names"
+    names.write_text(f"{chain.cam}\n")
+    run("crf", "-", "-o", tmp_path / "out.h5", stdin=names)
+    assert content(tmp_path / "out.h5") == content(chain.labels)
+
+
+def test_several_runs_are_scored_side_by_side(chain, run):
+    scores = run("evaluate", chain.cam, chain.walk, chain.masks, "--dataset", chain.data, "--json").json
+    assert [entry["input"] for entry in scores["runs"]] == [str(chain.cam), str(chain.walk), str(chain.masks)]
+    alone = chain.ended["scores"].json
+    assert {key: value for key, value in scores["runs"][2].items() if key in alone} == {
+        key: value for key, value in alone.items() if key in scores["runs"][2]
+    }
+
+
+def test_without_json_evaluate_keeps_standard_output_empty(chain, run):
+    ended = run("evaluate", chain.masks, "--dataset", chain.data)
+    assert ended.stdout == b""
+    assert "mIoU" in ended.stderr
+
+
+def test_info_and_validate_know_every_kind(chain, run):
+    for name in (*MADE, "scores"):
+        facts = run("info", getattr(chain, name), "--json").json
+        assert facts["kind"] == next(row.writes for row in STAGES if row.name == facts["command"][1]) or name == "masks"
+        assert run("validate", getattr(chain, name), "--json").json["problems"] == []
+
+
+def test_the_chain_of_parents_leads_back_to_the_start(chain, run):
+    parents = run("info", chain.masks, "--json").json["parents"]
+    assert [(parent["kind"], parent["content"]) for parent in parents] == [("heatmaps", content(chain.walk))]
+    parents = run("info", chain.walk, "--json").json["parents"]
+    assert {parent["content"] for parent in parents} == {content(chain.cam), content(chain.affinity)}
+
+
+def test_the_table_of_stages_holds_exactly_the_commands_that_exist():
+    assert sorted(row.name for row in STAGES) == sorted(str(entry.name) for entry in app.registered_commands)
+
+
+@pytest.mark.parametrize("name", [row.name for row in STAGES])
+def test_every_help_has_an_example_to_copy(run, name):
+    text = run(name, "-h").stdout.decode()
+    assert re.search(rf"Example: xseg {name} ?\S*", text), text
+    assert "-q" in text
+    assert run(name, "--help").stdout.decode() == text
+
+
+def test_help_lists_every_command_with_its_summary(run):
+    text = " ".join(run("--help").stdout.decode().split())
+    for row in STAGES:
+        assert row.name in text
+        assert row.summary.split(",")[0].rstrip(".") in text
+
+
+def test_help_imports_no_torch_and_is_quick():
+    script = (
+        "import sys, resource\n"
+        "sys.argv = ['xseg', '--help']\n"
+        "from xseg.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'h5py', 'timm', 'PIL', 'scipy', 'numba'} & set(sys.modules)\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print('RESULT', sorted(heavy), used.ru_utime + used.ru_stime)\n"
+    )
+    seconds = []
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+        *_, heavy, used = done.stdout.splitlines()[-1].split()
+        assert heavy == "[]"
+        seconds.append(float(used))
+    assert min(seconds) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (("explain",), "Missing argument"),
+        (("nonsense",), "nonsense"),
+        (("explain", "a.h5", "b", "--nonsense"), "--nonsense"),
+        (("explain", "{cls}", "{data}", "-o", "o.h5", "--method", "nonsense"), "nonsense"),
+        (("explain", "{cls}", "{data}", "-o", "o.h5", "--shard", "3/3"), "--shard 3/3"),
+        (("explain", "{cls}", "{data}", "-o", "o.h5", "--scales", "1,zero"), "--scales 1,zero"),
+        (("explain", "{cls}", "{data}", "-o", "o.h5", "--map-size", "big"), "--map-size big"),
+        (("explain", "{cls}", "{data}", "-o", "o.h5", "--targets", "unicorn"), "unicorn"),
+        (("explain", "{cls}", "{data}", "-o", "o.h5", "--layer", "nowhere"), "nowhere"),
+        (("explain", "{cls}", "{data}", "-o", "o.h5", "--dtype", "int3"), "int3"),
+        (("explain", "{cls}", "{data}", "-o", "o.h5", "--device", "abacus"), "--device abacus"),
+        (("explain", "{cls}", "{data}", "-o", "o.h5", "--progress", "maybe"), "--progress maybe"),
+        (("crf", "{cam}", "-o", "o.h5", "--backend", "nonsense"), "nonsense"),
+        (("crf", "{cam}", "-o", "o.h5", "--mode", "nonsense"), "--mode nonsense"),
+        (("crf", "{cam}", "-o", "o.h5", "--thresholds", "0.3"), "--thresholds 0.3"),
+        (("crf", "{cam}", "-o", "o.h5", "--root", "0"), "root"),
+        (("crf", "{cam}", "-o", "o.h5", "--masks", "--posteriors"), "--posteriors"),
+        (("crf", "{cam}", "-o", "o.h5", "--sign", "none"), "sign"),
+        (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--preset", "x"), "--preset x"),
+        (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--steps", "2", "--log-steps", "1"), "--log-steps"),
+        (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--radius", "0.5"), "radius"),
+        (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--dtype", "int3"), "int3"),
+        (("evaluate", "{cam}", "--dataset", "{data}", "--protocol", "x"), "--protocol x"),
+        (("evaluate", "{cam}", "--dataset", "{data}", "--average", "x"), "average"),
+        (("evaluate", "{cam}", "--dataset", "{data}", "--threshold", "0.1", "--tune-on", "val"), "--tune-on"),
+        (("train-cls", "{data}", "--model", "timm:nonsense", "--weights", "none", "-o", "o.h5"), "nonsense"),
+        (("train-cls", "{data}", "--model", "timm:resnet18", "--weights", "none", "--keep-head", "-o", "o.h5"),
+         "--keep-head"),
+        (("train-cls", "{data}", "--model", "timm:test_efficientnet", "--weights", "none", "--optimizer", "x",
+          "-o", "o.h5"), "optimizer"),
+        (("train-cls", "{data}", "--model", "timm:test_efficientnet", "--weights", "none", "--schedule", "x",
+          "-o", "o.h5"), "schedule"),
+        (("train-cls", "{data}", "--model", "timm:test_efficientnet", "--weights", "none", "--loss", "x",
+          "-o", "o.h5"), "loss"),
+        (("train-cls", "{data}", "--model", "timm:test_efficientnet", "--weights", "none", "--crop", "0",
+          "-o", "o.h5"), "crop"),
+        (("train-cls", "{data}", "--model", "timm:test_efficientnet", "--weights", "none", "--epochs", "0",
+          "-o", "o.h5"), "epochs"),
+        (("affinity-train", "{labels}", "{cls}", "--preset", "x", "-o", "o.h5"), "x"),
+        (("affinity-train", "{labels}", "{cls}", "--layers", "nowhere", "-o", "o.h5"), "nowhere"),
+        (("affinity-train", "{labels}", "{cls}", "--optimizer", "x", "-o", "o.h5"), "optimizer"),
+        (("affinity-train", "{labels}", "{cls}", "--radius", "0", "-o", "o.h5"), "radius"),
+        (("affinity-train", "{labels}", "{cls}"), "-o PATH"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command_line_is_a_usage_error_that_names_it(chain, run, tmp_path, monkeypatch, args, told):
+    at = {name: str(getattr(chain, name)) for name in (*MADE, "data")}
+    named = [str(tmp_path / arg) if arg == "o.h5" else arg.format(**at) for arg in args]
+    ended = run(*named, status=2)
+    assert told in ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_command_started_afresh_needs_nothing_from_this_process(chain, tmp_path):
+    ended = started("crf", chain.walk, "--masks", "--json", "-o", tmp_path / "out.h5")
+    assert ended.json["content"] == content(chain.masks)

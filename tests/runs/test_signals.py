@@ -1,0 +1,55 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from xseg.errors import Status
+from xseg.runs.signals import stop_flag
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_sets_the_flag_and_the_former_handlers_come_back(number):
+    before = signal.getsignal(number)
+    with stop_flag() as stop:
+        assert not stop()
+        os.kill(os.getpid(), number)
+        assert stop()
+        assert stop.status == (Status.INTERRUPTED if number == signal.SIGINT else Status.STOPPED)
+    assert signal.getsignal(number) is before
+
+
+def test_an_ignored_signal_stays_ignored():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stop_flag() as stop:
+            os.kill(os.getpid(), signal.SIGINT)
+            assert not stop()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+CHILD = """
+import time
+from xseg.runs.signals import stop_flag
+with stop_flag() as stop:
+    print("ready", flush=True)
+    while not stop():
+        time.sleep(0.01)
+    print("stopping", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(("first", "second", "status"), [("SIGTERM", "SIGTERM", 75), ("SIGINT", "SIGINT", 130)])
+def test_a_second_signal_ends_the_process_at_once(first, second, status):
+    with subprocess.Popen([sys.executable, "-c", CHILD], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(getattr(signal, first))
+        assert child.stdout.readline() == "stopping\n"
+        started = time.monotonic()
+        child.send_signal(getattr(signal, second))
+        assert child.wait(timeout=20) == status
+        assert time.monotonic() - started < 10
