@@ -132,7 +132,7 @@ class Full(io.BytesIO):
         return super().seek(*place)
 
 def images(file):
-    encode(file, header(), [record(i, maps=2, size=(200, 250)) for i in range(3)], [failure(5)])
+    encode(file, header(), [record(i, maps=2, size=(200, 250)) for i in (0, 1)], [failure(5)])
 
 def network(file):
     arrays = {str(i): np.random.default_rng(i).random((60, 560)).astype(np.float32) for i in range(2)}

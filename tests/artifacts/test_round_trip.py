@@ -47,7 +47,7 @@ def artifacts(draw):
     return replace(header(classes=classes), work=work), records
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(artifacts(), st.booleans())
 def test_what_is_written_is_read(artifact, compress):
     head, records = artifact

@@ -1,7 +1,7 @@
 """HDF5 to records: one opened part, checked against the schema, with every image verified as it is read."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -99,12 +99,13 @@ class Part:
         rows = zip(failed, _texts(failures["id"]), _texts(failures["reason"]), strict=True)
         self.failures = [Failure(index, check_name(name, "id", self.where), reason) for index, name, reason in rows]
         count, total = len(self.ids), self._work().total
-        for name, found in {
+        columns: dict[str, Sized] = {
             "path": self.paths,
             "source": self.sources,
             "digest": self.digests,
             "index": self.index,
-        }.items():
+        }
+        for name, found in columns.items():
             self._require(len(found) == count, f"images/{name} has {len(found)} entries, images/id {count}")
         self._require(self.sizes.shape == (count, 2), "images/size is not (N, 2)")
         self._require(self.labels.shape == (count, len(self.header.classes)), "images/labels is not (N, C)")

@@ -10,7 +10,7 @@ import typer
 
 from xseg.cli.command import Context
 from xseg.cli.options import numbers
-from xseg.errors import Status, UsageError
+from xseg.errors import InputMissing, Status, UsageError
 
 if TYPE_CHECKING:
     from xseg.datasets.index import Dataset
@@ -54,6 +54,18 @@ def options_of(settings: Sequence[str]) -> dict[str, str | int | float | bool | 
         except ValueError:
             options[key] = text
     return options
+
+
+def names_in(path: Path) -> tuple[str, ...]:
+    """Class names from a text file, one a line.
+
+    Raises:
+        InputMissing: it cannot be read.
+    """
+    try:
+        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputMissing(f"{path}: cannot be read ({error})", "give a text file with one class name a line") from error
 
 
 def map_size_of(text: str) -> "MapSize":

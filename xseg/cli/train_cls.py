@@ -63,7 +63,7 @@ def train_cls(
     """
     from xseg.classifier.settings import TrainSettings
     from xseg.classifier.step import ModelOptions, train
-    from xseg.cli.data import options_of, trainer_data
+    from xseg.cli.data import names_in, options_of, trainer_data
 
     if keep_head and not init_only:
         raise UsageError("--keep-head needs --init-only: other classes than the data's cannot be trained on it")
@@ -71,7 +71,7 @@ def train_cls(
     require_one_of("--schedule", schedule, "poly", "cosine")
     require_one_of("--loss", loss, "soft-margin", "bce", "cross-entropy")
     data = trainer_data(dataset, format_, split, context)
-    names = tuple(class_names.read_text().split("\n")) if class_names else None
+    names = names_in(class_names) if class_names else None
     if head_init not in {"random", "transfer"} or (head_init == "transfer" and (keep_head or weights == "none")):
         raise UsageError(f"--head-init {head_init}: needed random, or transfer with weights and without --keep-head")
     network = ModelOptions(

@@ -1,6 +1,5 @@
 """The step `evaluate --protocol segmentation`: heatmaps, pseudolabels or masks against ground truth."""
 
-import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -130,7 +129,7 @@ def _known_result(path: Path, header: Header, overwrite: bool) -> dict[str, Any]
     try:
         with first_part(str(path)) as part:
             if part.header.run == header.run:
-                result: dict[str, Any] = json.loads(part.result())
+                result = part.result()
                 return None if any(run["missing"] for run in result.get("runs", [result])) else result
             found = f"{part.header.kind} of another run (other options, inputs or images)"
     except BadInput as error:

@@ -14,6 +14,8 @@ from xseg.errors import BadInput, CannotCreate
 from xseg.runs.runtime import Runtime
 from xseg.training.checkpoint import Checkpoint
 
+SECONDS = 60.0  # between two checkpoints
+
 
 def dataset_parent(dataset: Dataset) -> Parent:
     """Identity of the images and labels a network is trained on."""
@@ -54,7 +56,7 @@ def open_checkpoint(path: Path, header: Header, runtime: Runtime) -> Checkpoint:
     Raises:
         CannotCreate: it belongs to another run.
     """
-    checkpoint = Checkpoint(path, header.run)
+    checkpoint = Checkpoint(path, header.run, seconds=SECONDS)
     if not runtime.resume or (runtime.overwrite and checkpoint.is_foreign()):
         checkpoint.remove()
     return checkpoint
