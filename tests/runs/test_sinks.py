@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -281,3 +282,23 @@ def test_the_output_may_have_any_name(tmp_path):
     for name in ("a[1]*.h5", "ü b.h5", "-x", "noext"):
         finish(tmp_path / name)
         assert FileSink(tmp_path / name, header()).complete
+
+
+SLOW = WRITER.replace("sink.write(found, [])", "sink.write(found, []); time.sleep(0.05)")
+
+
+def test_a_run_killed_at_any_time_is_finished_by_the_next(tmp_path):
+    path = tmp_path / "a.h5"
+    command, root = [sys.executable, "-c", SLOW, str(path)], Path(__file__).parents[2]
+    for wanted in (1, 4):
+        with subprocess.Popen(command, cwd=root) as process:
+            while len(list(path.parent.glob("a.h5.parts/*.h5"))) < wanted and process.poll() is None:
+                time.sleep(0.005)
+            process.kill()
+        assert not path.exists()
+    assert subprocess.run(command, cwd=root, check=False).returncode == 0
+    finish(tmp_path / "whole.h5", range(30), header(30))
+    killed, whole = contents(path), contents(tmp_path / "whole.h5")
+    assert all(same(one, other) for one, other in zip(killed[0], whole[0], strict=True))
+    assert killed[1:] == whole[1:]
+    assert left(path) == ["a.h5", "whole.h5"]

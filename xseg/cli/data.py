@@ -65,7 +65,7 @@ def names_in(path: Path) -> tuple[str, ...]:
     try:
         return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
-        raise InputMissing(f"{path}: cannot be read ({error})", "give a text file with one class name a line") from error
+        raise InputMissing(f"{path}: cannot be read ({error})", "give a text file, one class name a line") from error
 
 
 def map_size_of(text: str) -> "MapSize":
