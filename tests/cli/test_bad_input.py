@@ -427,7 +427,7 @@ def odd_pictures():
     colours = pixels(7, 40, 56)
     turned = Image.Exif()
     turned[0x0112] = 6  # stored on its side: 40 x 56 pixels are shown as 56 x 40
-    deep = Image.fromarray((colours[..., 0].astype(np.uint16) * 257))
+    deep = Image.fromarray(colours[..., 0].astype(np.uint16) * 257)
     return {
         "grey.png": (encoded(Image.fromarray(colours[..., 0]), "PNG"), (40, 56)),
         "rgba.png": (encoded(Image.fromarray(np.dstack([colours, colours[..., :1]]), "RGBA"), "PNG"), (40, 56)),

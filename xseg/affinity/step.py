@@ -19,7 +19,7 @@ from xseg.artifacts.weights import read_weights
 from xseg.classifier.config import ClassifierConfig
 from xseg.classifier.model import build
 from xseg.classifier.step import load_classifier, progress_of
-from xseg.device import cores, resolve
+from xseg.device import cores, halving, resolve
 from xseg.errors import BadInput, Status
 from xseg.heatmaps.quantise import stored_dtype
 from xseg.labels.confident import with_background
@@ -193,7 +193,7 @@ def walk(inputs: Sequence[str], affinity: str, options: WalkOptions, runtime: Ru
         header,
         source,
         photographs.of,
-        lambda loaded: [walker(photograph) for photograph in loaded],
+        lambda loaded: halving(lambda some: [walker(one) for one in some], loaded),
         total=len(source.expected),
         carried=lambda: source.failures,
     )

@@ -116,13 +116,14 @@ def _transfer(
     former = create(
         model.model, model.class_names, weights=model.weights, keep_head=True, options=dict(model.options or {})
     )
-    runtime.reporter.note("blending the new head from the weights' own")
+    runtime.reporter.start("head-init", len(dataset))
     transfer_head(
         classifier.to(device),
         former.to(device).eval(),
         dataset,
         workers=cores() if runtime.workers is None else runtime.workers,
         should_stop=runtime.stop,
+        progress=runtime.reporter.advance,
     )
 
 

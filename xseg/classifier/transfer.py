@@ -69,6 +69,7 @@ def transfer_head(
     batch_size: int = 16,
     workers: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> None:
     """Give `classifier` a head blended from that of `former`, the same network with the weights' own classes.
 
@@ -80,6 +81,7 @@ def transfer_head(
         batch_size: images at once.
         workers: threads that decode.
         should_stop: polled between batches.
+        progress: told how many more images are done.
 
     Raises:
         Stopped: `should_stop` said so.
@@ -96,6 +98,7 @@ def transfer_head(
             if should_stop():
                 raise Stopped("stopped by a signal before training", "run the same command again")
             found[indices] = torch.stack(halving(predict, list(images))).numpy()
+            progress(len(indices))
     old = former.head.get_parameter("weight").flatten(1)
     made = blended_head(old.cpu(), torch.from_numpy(found), torch.from_numpy(label_matrix(dataset).astype(np.int64)))
     for name, parameter in classifier.head.named_parameters():

@@ -10,7 +10,10 @@ from xseg.cli import (  # noqa: F401, I001 - each registers its commands, in the
     methods,
     info,
     merge,
+    export,
+    show,
     bench,
+    demo,
 )
 from xseg.cli.command import app, main
 

@@ -10,7 +10,7 @@ import torch
 
 from xseg.artifacts.header import Header
 from xseg.artifacts.record import Record
-from xseg.device import cores, resolve, threads
+from xseg.device import cores, halving, resolve, threads
 from xseg.errors import Status, UsageError
 from xseg.labels.backends import resolve_backend
 from xseg.labels.confident import confident_labels, confident_posteriors, threshold_labels
@@ -83,14 +83,17 @@ def crf(inputs: Sequence[str], options: CrfOptions, backend: str, runtime: Runti
         engine = stack.enter_context(_parallel(engine, device, runtime))
         refine = _Refiner(options, engine, device, len(header.classes))
 
+        def refined(photograph: Photograph) -> Record:
+            return halving(lambda some: [refine(one) for one in some], [photograph])[0]
+
         def solved(record: Record) -> Record | Photograph:
-            return refine(photographs.of(record))
+            return refined(photographs.of(record))
 
         # On the CPU the threads that load an image also solve it; an accelerator is fed by this thread alone.
         on_cpu = device.type == "cpu"
 
         def finished(loaded: Sequence[Record | Photograph]) -> list[Record]:
-            return [one if isinstance(one, Record) else refine(one) for one in loaded]
+            return [one if isinstance(one, Record) else refined(one) for one in loaded]
 
         return execute(
             runtime,
@@ -173,9 +176,11 @@ class _Refiner:
 def _scores(maps: torch.Tensor, class_id: torch.Tensor, preparation: Preparation) -> torch.Tensor:
     if not (class_id == 0).any():
         return prepare_maps(maps, preparation)
-    # With a background among them the maps compete: one scale for all, and a root that keeps their order.
+    # With a background among them the maps compete: at each pixel their shares count. Walked maps are flat, and a
+    # root below 1 tells them apart again.
     evidence = maps.clamp(min=0)
-    return (evidence / evidence.amax().clamp(min=1e-12)).pow(1 / preparation.root)
+    shares = (evidence / evidence.sum(0).clamp(min=1e-12)).pow(1 / preparation.root)
+    return shares / shares.sum(0).clamp(min=1e-12)
 
 
 def _header(source: RecordSource, options: CrfOptions, backend: str, device: torch.device, runtime: Runtime) -> Header:
