@@ -67,6 +67,12 @@ class InputMissing(XsegError):
     status = Status.INPUT_MISSING
 
 
+class ImagesMissing(XsegError):
+    """None of the places where images are looked for is there (66): told once, not for every image."""
+
+    status = Status.INPUT_MISSING
+
+
 class Unavailable(XsegError):
     """A device or an optional part that was asked for is not there (69)."""
 

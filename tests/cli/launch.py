@@ -105,6 +105,7 @@ class Zygote:
         self,
         *args: object,
         stdin: Path | None = None,
+        stdout: Path | None = None,
         env: dict[str, str] | None = None,
         settings: dict[str, object] | None = None,
         die_at_flush: int = 0,
@@ -114,6 +115,7 @@ class Zygote:
         Args:
             args: after `xseg`.
             stdin: a file; default nothing.
+            stdout: a file or a named pipe that stands in for the one kept in `Ended`.
             env: variables to add.
             settings: `module:attribute` -> value, set in the forked process.
             die_at_flush: kill -9 at this call of fsync.
@@ -124,11 +126,12 @@ class Zygote:
         names = tuple(map(str, args))
         request = {
             "args": names,
-            "streams": [str(stdin or os.devnull), str(directory / "stdout"), str(directory / "stderr")],
+            "streams": [str(stdin or os.devnull), str(stdout or directory / "stdout"), str(directory / "stderr")],
             "env": env or {},
             "settings": settings or {},
             "die_at_flush": die_at_flush,
         }
+        (directory / "stdout").touch()
         pid = self.ask(request)
         assert pid is not None
         return Running(self, names, pid, directory)

@@ -155,6 +155,8 @@ def record_batches(monkeypatch, most=None):
     real, tried = Classifier.forward, []
 
     def forward(self, images):
+        if tuple(images.shape[-2:]) == tuple(self.config.input_size):  # looked at to find layers, not an image
+            return real(self, images)
         tried.append(len(images))
         if most is not None and len(images) > most:
             raise torch.OutOfMemoryError("CUDA out of memory (as a test says)")
@@ -201,10 +203,7 @@ def test_explain_halves_the_batch_until_it_fits(chain, small_memory, equal_sizes
 
 
 def test_an_image_that_does_not_fit_alone_is_told(chain, equal_sizes, monkeypatch, tmp_path):
-    def forward(self, images):
-        raise torch.OutOfMemoryError("CUDA out of memory (as a test says)")
-
-    monkeypatch.setattr(Classifier, "forward", forward)
+    record_batches(monkeypatch, most=0)
     with pytest.raises(Unavailable, match="one image"):
         explain(str(chain.cls), equal_sizes, ExplainOptions(), runtime(tmp_path / "out.h5"))
     assert not (tmp_path / "out.h5").exists()
@@ -232,10 +231,7 @@ def test_affinity_train_splits_the_batch_until_it_fits(chain, small_memory, tmp_
 
 
 def test_random_walk_of_an_image_that_does_not_fit_is_told(chain, monkeypatch, tmp_path):
-    def forward(self, images):
-        raise torch.OutOfMemoryError("CUDA out of memory (as a test says)")
-
-    monkeypatch.setattr(Classifier, "forward", forward)
+    record_batches(monkeypatch, most=0)
     with pytest.raises(Unavailable, match="memory"):
         walk([str(chain.cam)], str(chain.affinity), WalkOptions(steps=2), runtime(tmp_path / "out.h5"))
     assert not (tmp_path / "out.h5").exists()

@@ -5,6 +5,7 @@
 
 import os
 import signal
+import subprocess
 import time
 
 import pytest
@@ -82,6 +83,19 @@ def test_a_training_killed_again_and_again_ends_with_the_uninterrupted_weights(c
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "whole.h5"]
 
 
+@pytest.mark.parametrize("name", ["explain", "train-cls"])
+def test_a_kill_between_publishing_and_tidying_up_leaves_a_whole_that_the_next_run_tidies(chain, run, tmp_path, name):
+    command = (per_image_steps(chain, chain.cam) | trainers(chain))[name]
+    out = tmp_path / "out.h5"
+    # The last flush is that of the directory, once the name is there.
+    last = {"explain": 6, "train-cls": 4}[name]
+    run(*command, "-o", out, status=-signal.SIGKILL, die_at_flush=last)
+    assert content(out)
+    assert len(list(tmp_path.iterdir())) >= 2
+    assert "complete already" in run(*command, "-o", out).stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["out.h5"]
+
+
 @pytest.mark.parametrize("flush", [1, 2])
 def test_an_evaluation_killed_while_it_writes_leaves_nothing_or_the_whole(chain, run, tmp_path, flush):
     out = tmp_path / "out.h5"
@@ -104,7 +118,8 @@ def wait_for(path, process):
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
 def test_a_stopped_command_keeps_what_is_finished_and_says_so(chain, run, tmp_path, number, status):
     out = tmp_path / "out.h5"
-    command = ("crf", chain.cam, "--iterations", 400, "--workers", 1, "-o", out)
+    cam = few_maps(chain, run, tmp_path)
+    command = ("crf", cam, "--iterations", 400, "--workers", 1, "-o", out)
     process = run.start(*command, settings=PARTS)
     wait_for(tmp_path / "out.h5.parts", process)
     process.signal(number)
@@ -147,7 +162,7 @@ def test_a_second_signal_ends_at_once(chain, run, tmp_path):
     time.sleep(0.2)
     assert process.poll() is None  # it waits for its image
     process.signal(signal.SIGTERM)
-    assert process.wait().status == 55
+    assert process.wait().status == 75
 
 
 def test_a_command_in_the_background_that_ignores_ctrl_c_goes_on(chain, run, tmp_path):
@@ -166,7 +181,11 @@ def test_a_command_in_the_background_that_ignores_ctrl_c_goes_on(chain, run, tmp
 
 
 def test_a_killed_producer_is_noticed_by_the_next_step(chain, run, tmp_path):
-    piped = run("explain", chain.cls, chain.data, *FEW, "-o", "-", settings=PARTS | SPLIT).stdout
+    pipe, copy = tmp_path / "pipe", tmp_path / "copy"
+    os.mkfifo(pipe)
+    with copy.open("wb") as file, subprocess.Popen(["cat", str(pipe)], stdout=file):
+        run("explain", chain.cls, chain.data, *FEW, settings={"xseg.runs.sinks:PipeSink.seconds": 0.0}, stdout=pipe)
+    piped = copy.read_bytes()
     first = int.from_bytes(piped[28:36], "little")
     cut = tmp_path / "cut"
     cut.write_bytes(piped[:first])
@@ -176,9 +195,6 @@ def test_a_killed_producer_is_noticed_by_the_next_step(chain, run, tmp_path):
     cut.write_bytes(piped[: first + 100])
     refused = run("crf", "-", "-o", tmp_path / "out.h5", stdin=cut, status=65)
     assert "cut off" in refused.stderr
-
-
-SPLIT = {"xseg.runs.images:PART_BYTES": 1}
 
 
 def test_a_damaged_part_is_made_again(chain, run, tmp_path):

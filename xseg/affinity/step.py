@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from xseg.affinity.colour import colour_affinities
 from xseg.affinity.loss import affinities
 from xseg.affinity.model import AffinityModel, configure
 from xseg.affinity.network import AffinityConfig, AffinityNet
@@ -147,6 +148,8 @@ class WalkOptions:
         alpha: exponent of the background (1 - max)^alpha that walks along; None: none walks.
         background: constant background joined after a walk without one.
         radius: pairs closer than this; None: as trained.
+        colour: weight of the colour distance that multiplies into the affinities; 0: as published, none.
+        shares: start from each class's share at a pixel instead of its score.
         flip: average the features with those of the mirrored image.
         dtype: of the stored maps.
     """
@@ -156,6 +159,8 @@ class WalkOptions:
     alpha: float | None = 16.0
     background: float = 0.25
     radius: float | None = None
+    colour: float = 0.0
+    shares: bool = False
     flip: bool = False
     dtype: str | None = None
 
@@ -221,16 +226,14 @@ class _Walker:
             return with_background(maps, 1.0)
         start = maps if options.alpha is None else with_background(maps, options.alpha)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(self._device)
-        radius = options.radius or 5
+        radius, stride = options.radius or 5, self._model.net.config.stride
+        if options.shares:
+            start = start / start.sum(0).clamp(min=1e-12)
         features = self._model.features_of(self._model.classifier.normalise(pixels), options.flip)[0]
-        walked = random_walk(
-            start,
-            affinities(features, radius),
-            beta=options.beta,
-            steps=options.steps,
-            stride=self._model.net.config.stride,
-            radius=radius,
-        )
+        pairs = affinities(features, radius) ** options.beta
+        if options.colour:
+            pairs = pairs * colour_affinities(pixels[0].float() / 255, options.colour, stride, radius)
+        walked = random_walk(start, pairs, beta=1, steps=options.steps, stride=stride, radius=radius)
         return with_constant_background(walked, options.background) if options.alpha is None else walked
 
 

@@ -100,6 +100,11 @@ class PartDirectory:
             return set(part.digests) >= {record.digest for record in records} and bool(records)
         return False
 
+    def remove_leftover(self) -> None:
+        """Delete what a kill between publishing and tidying up left behind; another run's parts stay."""
+        if self._owner() == self._identity():
+            self.remove()
+
     def remove(self) -> None:
         """Delete the directory and what runs wrote into it, nothing else."""
         with suppress(OSError):

@@ -23,6 +23,8 @@ def random_walk(
         float | None, typer.Option(help="Constant background instead, joined after the walk.")
     ] = None,
     radius: Annotated[float | None, typer.Option(help="Pairs closer than this, in nodes; default: as trained.")] = None,
+    colour: Annotated[float, typer.Option(min=0, help="Weight of the colour distance; 0: none, as published.")] = 0.0,
+    shares: Annotated[bool, typer.Option("--shares", help="Start from each class's share at a pixel.")] = False,
     flip: Annotated[bool, typer.Option("--flip", help="Also look at the mirrored image.")] = False,
     dtype: Annotated[str | None, typer.Option(help="float16, float32 or uint8.")] = None,
 ) -> Status:
@@ -51,6 +53,8 @@ def random_walk(
         alpha=exponent,
         background=0.25 if constant is None else constant,
         radius=radius,
+        colour=colour,
+        shares=shares,
         flip=flip,
         dtype=dtype,
     )

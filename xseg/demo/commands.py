@@ -36,9 +36,7 @@ _VIEWS = "--output-stride 8 --flip"
 # of these pictures is about 20; bodies are striped, so a colour distance of 20 must still count as near.
 _LABELS = "--alpha-low 4 --alpha-high 16 --bilateral-sxy 20 --bilateral-srgb 20"
 # Pictures of 100 pixels need a finer grid than psa's 8: every 4 pixels, from the stages that see colour and texture.
-_AFFINITY = (
-    "--layers stem,stages.0,stages.1 --widths 16,32,32 --stride 4 --crop 96 --epochs 4 --lr 0.003 --jitter 0.1"
-)
+_AFFINITY = "--layers stem,stages.0,stages.1 --widths 16,32,32 --stride 4 --crop 96 --epochs 4 --lr 0.003 --jitter 0.1"
 # The grid has 25 nodes a side where VOC at stride 8 has 60: 64 steps reach as far as psa's 256; a power of 16 keeps
 # the walk inside outlines that are thinner than a node. The background's exponent is that of the seeds.
 _WALK = "--beta 16 --log-steps 6 --alpha 12"

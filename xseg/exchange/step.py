@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from xseg.errors import CannotCreate, UsageError
+from xseg.exchange.label_map import label_map_of
 from xseg.exchange.names import output_path
 from xseg.exchange.png import encode_mask, write_whole
-from xseg.labels.decide import label_map_of
 from xseg.runs.runtime import Runtime
 from xseg.runs.source import RecordSource
 

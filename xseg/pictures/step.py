@@ -10,9 +10,9 @@ from PIL import Image
 from xseg.artifacts.record import Record
 from xseg.datasets.index import Dataset
 from xseg.errors import BadInput, CannotCreate, InputMissing, Status
+from xseg.exchange.label_map import label_map_of
 from xseg.exchange.names import output_path
 from xseg.exchange.png import write_whole
-from xseg.labels.decide import label_map_of
 from xseg.pictures.overlay import overlay_heatmap, overlay_mask
 from xseg.pictures.sheet import Row, contact_sheet
 from xseg.runs.images import final_status

@@ -46,9 +46,6 @@ class ImageRun:
         self._failures: list[Failure] = []
         self._bytes, self._since = 0, time.monotonic()
         self.failed = 0
-        self._done = bool(sink.finished)
-        self._lost = 0
-        self._first_lost: InputMissing | None = None
 
     def wanted(self, index: int) -> bool:
         """Whether the image at `index` still needs work."""
@@ -59,7 +56,6 @@ class ImageRun:
         if name := record.not_finite():
             self.fail(record, f"{name} has values that are not finite")
             return
-        self._done = True
         self._records.append(record)
         self._bytes += record.nbytes
         self._reporter.advance(1)
@@ -70,12 +66,6 @@ class ImageRun:
         self.failed += 1
         self._reporter.note(f"failed: {job.id}: {reason}")
         self.carry(Failure(job.index, job.id, reason))
-
-    def lose(self, job: Job, error: InputMissing) -> None:
-        """An image that is nowhere."""
-        self._first_lost = self._first_lost or error
-        self._lost += 1
-        self.fail(job, str(error))
 
     def carry(self, failure: Failure) -> None:
         """A failure of an earlier step: the image stays accounted for."""
@@ -94,15 +84,6 @@ class ImageRun:
             error = Stopped("stopped by a signal; finished images are kept", "run the same command again to continue")
             error.status = self._stop.status
             raise error
-
-    def check_found(self) -> None:
-        """End the run here if not one image was found: then it is the place that is wrong.
-
-        Raises:
-            InputMissing: as told for the first image.
-        """
-        if self._first_lost is not None and self._lost == self.failed and not self._done:
-            raise self._first_lost
 
     def flush(self) -> None:
         """Publish what is collected as a part."""
@@ -161,9 +142,7 @@ def process(
                 run.check_stop()
                 try:
                     batch.append(Loaded(job, future.result()))
-                except InputMissing as error:
-                    run.lose(job, error)
-                except BadInput as error:
+                except (BadInput, InputMissing) as error:
                     run.fail(job, str(error))
                 if len(batch) >= batch_size:
                     _compute(run, batch, compute)
@@ -267,7 +246,6 @@ def execute(
         if isinstance(jobs, RecordSource):
             jobs = _marked(jobs, sink)
         process(run, jobs, load, compute, batch_size=batch_size, workers=workers)
-        run.check_found()
         for failure in carried():
             if run.wanted(failure.index):
                 run.carry(failure)

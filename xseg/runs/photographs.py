@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from xseg.artifacts.record import Record
 from xseg.datasets.source import ImageSource
-from xseg.errors import BadInput
+from xseg.errors import BadInput, ImagesMissing
 from xseg.runs.runtime import Runtime
 from xseg.runs.source import RecordSource
 
@@ -32,8 +32,14 @@ class Photographs:
 
         Raises:
             InputMissing: it is nowhere.
+            ImagesMissing: the places to look in are not there.
             BadInput: it was replaced, or has another size than when the artifact was made.
         """
+        if not any(root.exists() for root in self._images.roots):
+            looked = " and ".join(map(str, self._images.roots)) or "nowhere"
+            raise ImagesMissing(
+                f"images not found: looked in {looked}, which is not there", "say where the images are: --images DIR"
+            )
         image = self._images.read(record.path, record.source or None)
         if image.shape[:2] != record.size:
             raise BadInput(f"{record.path}: {image.shape[:2]} pixels, the artifact was made from {record.size}")

@@ -69,7 +69,9 @@ class FileSink:
         if path.exists() and not (overwrite and not resume):
             self._take_existing(overwrite)
         self._replace = overwrite or bool(self._base)
-        if not self.complete:
+        if self.complete:
+            self._parts.remove_leftover()
+        else:
             self._parts.claim(resume=resume, overwrite=overwrite)
             with Shelf(self._parts.files(), header, drop=self._drop) as shelf:
                 self.finished |= set(shelf.places)

@@ -102,8 +102,10 @@ class Checkpoint:
         except (OSError, RuntimeError) as error:
             if temporary:
                 Path(temporary).unlink(missing_ok=True)
+            # Torch tells a full disk in words of its own.
+            reason = error.strerror if isinstance(error, OSError) else "the disk is full or fails"
             raise OutputFailed(
-                f"{last}: cannot be written ({error})", "make room, then run the same command"
+                f"{last}: cannot be written ({reason})", "free some space, then run the same command"
             ) from error
         self._saved = time.monotonic()
 

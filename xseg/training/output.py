@@ -41,6 +41,7 @@ def is_finished(path: Path, header: Header, runtime: Runtime) -> bool:
         found, *_ = read_weights(str(path), header.kind)
         if found.run == header.run:
             runtime.reporter.note(f"{path} is complete already")
+            _drop_leftover(Checkpoint(path, header.run))
             return True
         what = f"a {found.kind} of another run (other options, inputs or images)"
     except BadInput as error:
@@ -48,6 +49,12 @@ def is_finished(path: Path, header: Header, runtime: Runtime) -> bool:
     if not runtime.overwrite:
         raise CannotCreate(f"{path} exists and holds {what}", "choose another -o, or use --overwrite")
     return False
+
+
+def _drop_leftover(checkpoint: Checkpoint) -> None:
+    # Left by a kill between publishing and tidying up.
+    if not checkpoint.is_foreign():
+        checkpoint.remove()
 
 
 def open_checkpoint(path: Path, header: Header, runtime: Runtime) -> Checkpoint:
