@@ -141,3 +141,18 @@ def test_layers_the_classifier_does_not_have_are_named():
         configure(classifier, layers=["nowhere"])
     with pytest.raises(UsageError, match="--widths: 2 numbers for 1 layers"):
         configure(classifier, layers=[classifier.config.layer], widths=[4, 4])
+
+
+def test_the_picture_itself_can_be_a_level():
+    classifier = create(MODEL, ("a", "b"), weights="none", options={"dropout": 0.0})
+    config = configure(classifier, layers=[classifier.config.layer, "image"], widths=[6, 4], stride=4)
+    assert config.channels == (16, 3)
+    made = AffinityModel(classifier, AffinityNet(config)).eval()
+    images = torch.randn(2, 3, 32, 24)
+    levels = made.levels_of(images)
+    assert levels[1] is images
+    # By hand: the picture is averaged over each node before its 1x1 convolution.
+    nodes = torch.nn.functional.avg_pool2d(images, 4)
+    reduced = [made.net.levels[0](levels[0]), made.net.levels[1](nodes)]
+    expected = torch.nn.functional.elu(made.net.mix(torch.cat(reduced, 1)))
+    torch.testing.assert_close(made(images), expected)

@@ -12,6 +12,8 @@ from xseg.classifier.features import feature_layers
 from xseg.classifier.model import Classifier
 from xseg.errors import UsageError
 
+IMAGE = "image"  # in place of a layer: the colours themselves
+
 
 class AffinityModel(nn.Module):
     """The classifier's multi-level features, reduced and mixed by an AffinityNet.
@@ -46,12 +48,13 @@ class AffinityModel(nn.Module):
         return self.net(self.levels_of(images), (images.shape[2], images.shape[3])).float()
 
     def levels_of(self, images: Tensor) -> list[Tensor]:
-        """The classifier's feature maps that the AffinityNet reads."""
+        """The classifier's feature maps that the AffinityNet reads; the normalised image itself where it is a level."""
         paths = self.net.config.layers
+        stages = [path for path in paths if path != IMAGE]
         with torch.set_grad_enabled(self._finetune and torch.is_grad_enabled()):
-            with capture(self.classifier, paths, grad=self._finetune) as features:
+            with capture(self.classifier, stages, grad=self._finetune) as features:
                 self.classifier(images)
-            return [features[path] for path in paths]
+            return [images if path == IMAGE else features[path] for path in paths]
 
     def features_of(self, images: Tensor, flip: bool = False) -> Tensor:
         """Node features of whole images for the walk: padded to the backbone's stride, cut to the images' own grid.
@@ -88,7 +91,7 @@ def configure(
     Args:
         classifier: whose feature layers are looked up.
         name: published head to start from.
-        layers: module paths to read instead of the last ones.
+        layers: module paths to read instead of the last ones; `image` is the picture itself.
         widths: channels each of them is reduced to.
         features: channels of the result.
         groups: groups of the normalisation behind each reduction; 0 for none.
@@ -100,9 +103,9 @@ def configure(
     """
     known = {layer.path: layer.channels for layer in feature_layers(classifier)}
     chosen = list(layers or known)
-    if unknown := [path for path in chosen if path not in known]:
-        raise UsageError(f"--layers: no stage {unknown[0]!r}", f"the classifier's stages: {', '.join(known)}")
-    channels = [known[path] for path in chosen]
+    if unknown := [path for path in chosen if path not in known and path != IMAGE]:
+        raise UsageError(f"--layers: no stage {unknown[0]!r}", f"the classifier's stages: {', '.join(known)}, {IMAGE}")
+    channels = [3 if path == IMAGE else known[path] for path in chosen]
     if widths is None:
         try:
             return replace(preset(name, chosen, channels, stride), standardise=standardise)

@@ -196,7 +196,8 @@ class AffinityNet(nn.Module):
             self.get_buffer(f"spread_{index}").copy_(deviation.clamp(min=1e-3)[None, :, None, None])
 
     def _to_grid(self, reduce: nn.Module, level: Tensor, grid: Size) -> Tensor:
-        if self.config.resize == "first":
+        # A finer level is averaged first: fewer positions to reduce, and bilinear sampling would skip most of them.
+        if self.config.resize == "first" or _is_finer(level, grid):
             return reduce(_resized(level, grid))
         return _resized(reduce(level), grid)
 
@@ -211,4 +212,10 @@ def _reduction(channels: int, width: int, groups: int) -> nn.Sequential:
 def _resized(level: Tensor, grid: Size) -> Tensor:
     if tuple(level.shape[-2:]) == grid:
         return level
+    if _is_finer(level, grid):
+        return functional.adaptive_avg_pool2d(level, grid)
     return functional.interpolate(level, size=grid, mode="bilinear", align_corners=False)
+
+
+def _is_finer(level: Tensor, grid: Size) -> bool:
+    return level.shape[-2] > grid[0] and level.shape[-1] > grid[1]

@@ -22,7 +22,7 @@ def affinity_train(
     radius: Annotated[float, typer.Option(help="Pairs closer than this, in nodes.")] = 5.0,
     stride: Annotated[int, typer.Option(min=1, help="Pixels per node.")] = 8,
     preset: Annotated[str, typer.Option(help="Published head: psa, psa-vgg16 or paper-003.")] = "psa",
-    layers: Annotated[str | None, typer.Option(help="Stages to read, separated by commas.")] = None,
+    layers: Annotated[str | None, typer.Option(help="Stages to read, separated by commas; image: the picture.")] = None,
     widths: Annotated[str | None, typer.Option(help="Channels each stage is reduced to.")] = None,
     features: Annotated[int | None, typer.Option(help="Channels of the result; default: sum of the widths.")] = None,
     groups: Annotated[int | None, typer.Option(help="Groups of the normalisation; 0: none.")] = None,

@@ -1,8 +1,8 @@
 """A small data set that is drawn, not photographed: for the demo and for tests, with exact masks.
 
-Most objects have a head, whose colours and pattern tell the class at once, and all have a larger body, of which only
-outline and faint texture tell it and the colour says nothing: a classifier looks at heads before bodies, so its
-heatmaps cover objects only partly.
+Most objects have a head, whose colours and pattern tell the class at once, and all have a larger body, of which the
+outline and the peaks of a texture tell it while the colour between them says nothing: a classifier looks at heads
+before bodies, so its heatmaps are uneven, cover some objects only partly and reach over the outlines of others.
 Some bodies have the colour of the ground they stand on, and two of the classes mostly appear together.
 """
 
@@ -22,10 +22,10 @@ from xseg.seeding import generator
 CLASSES = ("beetle", "crate", "arrow", "capsule", "cross", "kite")
 _EMPTY = 0.06  # share of images without any object
 _CAMOUFLAGED = 0.2  # share of bodies in the colour of the ground
-_HEADLESS = 0.15  # share of objects whose head is plain: only they make a classifier look at bodies
+_HEADLESS = 0.33  # share of objects whose head is plain: only they make a classifier look at bodies
 _TOGETHER = 0.7  # chance that a crate brings an arrow
 _OUTLINE = 35.0
-_PEAK, _TINT = 0.5, 0.5  # where a body's texture takes on a shade of the head's colour, and how much
+_PEAK, _TINT = 0.35, 0.85  # where a body's texture takes on a shade of the head's colour, and how much
 _TRIES = 40
 
 Shape = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -61,7 +61,7 @@ _HEAD_COLOURS = np.array(
     ],
     np.float64,
 )
-# Bodies: faint ones, in pixels along and across the object.
+# Bodies: fine ones, in pixels along and across the object.
 _TEXTURES: tuple[Pattern, ...] = (
     lambda x, y: np.sin(x * 1.1),
     lambda x, y: np.sin(y * 1.1),

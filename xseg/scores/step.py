@@ -1,5 +1,6 @@
 """The step `evaluate --protocol segmentation`: heatmaps, pseudolabels or masks against ground truth."""
 
+import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from xseg.artifacts.encode import encode_result
-from xseg.artifacts.header import Header, Parent, canonical
+from xseg.artifacts.header import Header, Parent
 from xseg.artifacts.publish import check_writable, publish
 from xseg.artifacts.record import Record
 from xseg.artifacts.stream import first_part
@@ -81,6 +82,7 @@ def evaluate(
     if path is not None and (known := _known_result(path, header, runtime.overwrite)):
         runtime.reporter.note(f"{path} is complete already")
         return known, [(str(run["input"]), run) for run in known.get("runs", [known])], Status.OK
+    replaces = path is not None and path.exists()
     rows, failed = [], 0
     for heading, source, names in opened:
         run, missed = _score(source, names, dataset, options, tuning, runtime)
@@ -88,8 +90,8 @@ def evaluate(
         failed += missed
     result = report(rows)
     if path is not None:
-        text = canonical(result)
-        publish(path, lambda file: encode_result(file, header, text), overwrite=runtime.overwrite or path.exists())
+        text = json.dumps(result, ensure_ascii=False, allow_nan=False)  # classes keep their order
+        publish(path, lambda file: encode_result(file, header, text), overwrite=replaces)
     return result, rows, final_status(failed, runtime.max_failures)
 
 
