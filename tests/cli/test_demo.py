@@ -122,7 +122,7 @@ def test_the_whole_demo_on_a_few_images(tmp_path):
     ended = started("demo", tmp_path / "d", "--data-size", SMALL, "--json", "--seed", 3)
     assert set(ended.json["stages"]) == set(demo_step.STAGES)
     assert all(0 <= stage["miou"] <= 1 for stage in ended.json["stages"].values())
-    typed = [line[2:] for line in ended.stderr.splitlines() if line.startswith("$ ")]
+    typed = [line[2:] for line in ended.stderr.splitlines() if line.startswith("$ xseg ")]
     assert [tuple(shlex.split(line)[1:]) for line in typed] == [step.arguments for step in steps(tmp_path / "d")]
     assert (tmp_path / "d" / "pictures" / "masks" / "sheet.png").exists()
     again = started("demo", tmp_path / "d", "--data-size", SMALL, "--json", "--seed", 3)

@@ -1,6 +1,7 @@
 """The step `demo`: data, the chain's commands one after the other, and a table of what each stage scores."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -18,6 +19,8 @@ from xseg.runs.runtime import Runtime
 from xseg.version import __version__
 
 STAGES = ("centre-prior", "seed", "walk", "masks")
+# One thread gives the same numbers on every number of cores; several are no faster on pictures this small.
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 _POLL = 0.2  # seconds between two looks whether a stop was asked for
 
 
@@ -56,6 +59,7 @@ def demo(directory: Path, images: int | None, runtime: Runtime) -> dict[str, Any
     planned = list(steps(directory))
     if not (kept.exists() and all(step.output is None or step.output.exists() for step in planned)):
         scores: dict[str, Score] = {}
+        runtime.reporter.note("$ export " + " ".join(f"{name}={value}" for name, value in ENVIRONMENT.items()))
         for step in planned:
             scores |= _run(step, runtime)
         result = {name: scores[name].__dict__ for name in STAGES}
@@ -87,7 +91,12 @@ def _claim(directory: Path, settings: Mapping[str, Any]) -> None:
 
 def _run(step: Step, runtime: Runtime) -> dict[str, Score]:
     runtime.reporter.note(f"$ {shlex.join(('xseg', *step.arguments))}")
-    process = subprocess.Popen([sys.executable, "-m", "xseg", *step.arguments], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "xseg", *step.arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+    )
     output = _finished(process, runtime.stop)
     if runtime.stop() or process.returncode in {Status.STOPPED, Status.INTERRUPTED}:
         error = Stopped("the demo was stopped; finished work is kept", "run the same command again to continue")

@@ -61,7 +61,8 @@ def show(inputs: Sequence[str], truth: Dataset | None, runtime: Runtime) -> Stat
         source.require_classes(truth.classes, str(truth.location))
     wanted = min(len(source.expected), runtime.limit or len(source.expected))
     runtime.reporter.start("show", wanted)
-    photographs, rows, failed = Photographs(source, runtime), [], 0
+    photographs, failed = Photographs(source, runtime), 0
+    rows: list[Row] = []
     for record in source:
         if record.index not in source.expected[:wanted]:
             continue
