@@ -90,6 +90,12 @@ def test_standardised_channels_have_mean_zero_and_deviation_one():
         torch.testing.assert_close(values.std(1, correction=0)[live], torch.ones(int(live.sum())), atol=1e-3, rtol=0)
 
 
+def test_a_network_that_standardises_and_one_that_finetunes_go_together():
+    made = model(standardise=True, finetune=True)
+    history = train_affinity(made, samples(), replace(SETTINGS, backbone_lr=0.001), device=CPU, workers=0)
+    assert np.isfinite(history[-1]["loss"])
+
+
 def test_a_stopped_run_continues_to_the_same_weights(tmp_path):
     whole = model()
     train_affinity(whole, samples(), SETTINGS, device=CPU, workers=0)

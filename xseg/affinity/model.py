@@ -51,8 +51,9 @@ class AffinityModel(nn.Module):
         """The classifier's feature maps that the AffinityNet reads; the normalised image itself where it is a level."""
         paths = self.net.config.layers
         stages = [path for path in paths if path != IMAGE]
-        with torch.set_grad_enabled(self._finetune and torch.is_grad_enabled()):
-            with capture(self.classifier, stages, grad=self._finetune) as features:
+        learns = self._finetune and torch.is_grad_enabled()
+        with torch.set_grad_enabled(learns):
+            with capture(self.classifier, stages, grad=learns) as features:
                 self.classifier(images)
             return [images if path == IMAGE else features[path] for path in paths]
 

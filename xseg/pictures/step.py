@@ -97,10 +97,11 @@ def _row(photograph: Photograph, classes: Sequence[str], truth: Dataset | None) 
 def _heatmaps(image: np.ndarray, record: Record, classes: Sequence[str]) -> list[Panel]:
     maps, class_id = heatmaps_of(record)
     names = {0: "background", -1: "any class", **dict(enumerate(classes, 1))}
-    strongest = np.argsort(-record.arrays["maps/scale"] * (class_id != 0).numpy(), kind="stable")
+    strength = np.where(class_id.numpy() == 0, -np.inf, record.arrays["maps/scale"])
+    strongest = np.argsort(-strength, kind="stable")[:MAPS]
     return [
         Panel(names[int(class_id[k])], overlay_heatmap(image, maps[k].numpy(), limit=1.0))
-        for k in strongest[:MAPS].tolist()
+        for k in sorted(strongest.tolist(), key=lambda k: int(class_id[k]))
         if class_id[k] != 0
     ]
 
