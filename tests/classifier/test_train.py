@@ -36,7 +36,8 @@ def changed(classifier, before):
 
 def trained(settings=SETTINGS, dataset=None, classifier=None, **options):
     classifier = classifier or create(MODEL, CLASSES, weights="none")
-    result = train_classifier(dataset or FakeDataset(20, unknown=True), classifier, settings, **options)
+    dataset = FakeDataset(20, unknown=True) if dataset is None else dataset
+    result = train_classifier(dataset, classifier, settings, **options)
     return classifier, result
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-TRAIN_IMAGES_AND_VAL = 320  # 240 to learn from, 80 to score on
+IMAGES = 320  # 240 to learn from, 80 to score on
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from xseg.datasets.synthetic import write_synthetic
-from xseg.demo.commands import TRAIN_IMAGES_AND_VAL, Step, data_directory, steps
+from xseg.demo.commands import IMAGES, Step, data_directory, steps
 from xseg.errors import CannotCreate, Status, Stopped, XsegError
 from xseg.exchange.png import write_whole
 from xseg.runs.runtime import Runtime
@@ -50,11 +50,11 @@ def demo(directory: Path, images: int | None, runtime: Runtime) -> dict[str, Any
         XsegError: a command failed; it ends with the same status.
     """
     started = time.monotonic()
-    _claim(directory, {"seed": runtime.seed, "images": images or TRAIN_IMAGES_AND_VAL, "version": __version__})
+    _claim(directory, {"seed": runtime.seed, "images": images or IMAGES, "version": __version__})
     data = data_directory(directory)
     if not data.exists():
-        runtime.reporter.note(f"drawing {images or TRAIN_IMAGES_AND_VAL} images into {data}")
-        write_synthetic(data, images=images or TRAIN_IMAGES_AND_VAL, seed=runtime.seed)
+        runtime.reporter.note(f"drawing {images or IMAGES} images into {data}")
+        write_synthetic(data, images=images or IMAGES, seed=runtime.seed)
     kept = directory / "scores.json"
     planned = list(steps(directory))
     if not (kept.exists() and all(step.output is None or step.output.exists() for step in planned)):
@@ -67,7 +67,7 @@ def demo(directory: Path, images: int | None, runtime: Runtime) -> dict[str, Any
     return {
         "directory": str(directory),
         "seed": runtime.seed,
-        "images": images or TRAIN_IMAGES_AND_VAL,
+        "images": images or IMAGES,
         "stages": json.loads(kept.read_text()),
         "pictures": str(directory / "pictures"),
         "seconds": round(time.monotonic() - started, 1),
