@@ -146,7 +146,7 @@ def table(result: Mapping[str, Any]) -> str:
         "walk": "random walk",
         "masks": "masks: CRF",
     }
-    lines = [f"{'stage':34}{'mIoU':>7}  {'background':22}{'best swept':>10}"]
+    lines = [f"{'stage':34}{'mIoU':>7}  {'background':26}{'best swept':>12}"]
     for key, name in names.items():
         score = result["stages"][key]
         how = "argmax" if score["threshold"] is None else f"threshold {score['threshold']:.2f}"
