@@ -3,11 +3,12 @@ import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 from tests.cli.conftest import commands
 from tests.cli.launch import ROOT, started
-from tests.cli.read import content
+from tests.cli.read import content, records
 from xseg.cli import app
 from xseg.stages import STAGES
 
@@ -93,6 +94,26 @@ def test_quiet_says_nothing_and_progress_never_only_keeps_notes(chain, run, tmp_
     assert run("explain", chain.cls, chain.data, "-q", "-o", tmp_path / "out.h5").stderr == ""
 
 
+def test_refined_heatmaps_hold_the_posterior_whose_argmax_are_the_masks(chain, run, tmp_path):
+    maps, masks, walked = (tmp_path / name for name in ("maps.h5", "masks.h5", "walked.h5"))
+    run("crf", chain.cam, "--heatmaps", "--alpha", 3, "--sharpen", 2, "--dtype", "float32", "-o", maps)
+    run("crf", chain.cam, "--masks", "--alpha", 3, "--sharpen", 2, "-o", masks)
+    assert run("validate", maps).status == 0
+    run("random-walk", maps, chain.affinity, "--steps", 0, "--dtype", "float32", "-o", walked)
+    for refined, mask, walk in zip(records(maps), records(masks), records(walked), strict=True):
+        values, ids = refined.arrays["maps"], refined.arrays["maps/class_id"]
+        assert ids[0] == 0
+        assert len(set(refined.arrays["maps/scale"].tolist())) == 1
+        posterior = values * refined.arrays["maps/scale"][:, None, None]
+        assert np.allclose(posterior.sum(0), 1, atol=1e-5)
+        assert np.array_equal(ids[values.argmax(0)], mask.arrays["masks"])
+        # Maps that bring a background walk with it: without a step, as they came, averaged over the grid's cells.
+        assert np.array_equal(walk.arrays["maps/class_id"], ids)
+        raw = walk.arrays["maps"] * walk.arrays["maps/scale"][:, None, None]
+        inner = slice(8, -16)  # cells at the lower and right edge also average what lies beyond the image
+        assert np.allclose(raw[:, inner, inner].sum(0), 1, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_steps_joined_by_pipes_give_what_files_give(chain, tmp_path):
     shell(f"{XSEG} crf {chain.walk} --masks -o masks-from-file.h5", tmp_path)
@@ -108,8 +129,6 @@ def test_steps_joined_by_pipes_give_what_files_give(chain, tmp_path):
 
 
 def records_equal(one, other):
-    from tests.cli.read import records
-
     return [record.digest for record in records(one)] == [record.digest for record in records(other)]
 
 
@@ -238,6 +257,9 @@ def test_help_imports_no_torch_and_is_quick():
         (("crf", "{cam}", "-o", "o.h5", "--root", "0"), "root"),
         (("crf", "{cam}", "-o", "o.h5", "--masks", "--posteriors"), "--posteriors"),
         (("crf", "{cam}", "-o", "o.h5", "--sign", "none"), "sign"),
+        (("crf", "{cam}", "-o", "o.h5", "--sharpen", "0"), "sharpen"),
+        (("crf", "{cam}", "-o", "o.h5", "--masks", "--heatmaps"), "--heatmaps"),
+        (("crf", "{cam}", "-o", "o.h5", "--heatmaps", "--dtype", "int3"), "int3"),
         (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--preset", "x"), "--preset x"),
         (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--steps", "2", "--log-steps", "1"), "--log-steps"),
         (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--radius", "0.5"), "radius"),

@@ -6,11 +6,25 @@ from hypothesis import strategies as st
 
 from tests.labels.pictures import picture, soft_scores
 from xseg.labels.confident import with_background
-from xseg.labels.masks import Preparation, gaussian_blur, prepare_maps, refine_mask, refine_to_mask
+from xseg.labels.masks import (
+    Preparation,
+    class_scores,
+    gaussian_blur,
+    most_probable,
+    prepare_maps,
+    refine,
+    refine_mask,
+    shares,
+)
 from xseg.labels.meanfield import Kernels, LatticeMeanField, mean_field
 
 BACKEND = LatticeMeanField()
 SHARP = Kernels(iterations=0)
+
+
+def mask_of(maps, class_id, image, kernels, *, classes=20, sharpen=None, **background):
+    scores, ids = class_scores(maps, class_id, Preparation(sharpen=sharpen), **background)
+    return most_probable(refine(scores, image, kernels, BACKEND), ids, classes)
 
 
 def two_halves(height=24, width=30):
@@ -25,35 +39,74 @@ def test_refinement_moves_the_edge_of_the_mask_to_the_edge_in_the_image():
     image, maps = two_halves()
     truth = torch.zeros(24, 30, dtype=torch.uint8)
     truth[:, 15:] = 6
-    rough = refine_to_mask(maps, torch.tensor([6]), image, SHARP, BACKEND, background=0.5)
-    found = refine_to_mask(maps, torch.tensor([6]), image, Kernels(), BACKEND, background=0.5)
+    rough = mask_of(maps, torch.tensor([6]), image, SHARP, background=0.5)
+    found = mask_of(maps, torch.tensor([6]), image, Kernels(), background=0.5)
     assert (rough != truth).sum() > 50
     assert torch.equal(found, truth)
 
 
 def test_a_background_channel_is_used_wherever_it_stands():
     scores, image = soft_scores(1, 3, 14, 15)[0], picture(14, 15)
-    found = refine_to_mask(scores, torch.tensor([4, 0, 9]), image, Kernels(), BACKEND)
+    found = mask_of(scores, torch.tensor([4, 0, 9]), image, Kernels())
     expected = torch.tensor([4, 0, 9])[mean_field(scores[None], image, Kernels(), BACKEND)[0].argmax(0)]
     assert torch.equal(found.long(), expected)
 
 
 def test_alpha_and_a_constant_are_two_ways_to_find_the_background():
     maps, image = soft_scores(1, 2, 10, 12)[0], picture(10, 12)
+    maps = maps / maps.amax((1, 2), keepdim=True)
     class_id = torch.tensor([1, 2])
-    found = refine_to_mask(maps, class_id, image, SHARP, BACKEND, alpha=2.0)
+    found = mask_of(maps, class_id, image, SHARP, alpha=2.0)
     assert torch.equal(found.long(), with_background(maps, 2.0).argmax(0))
-    assert refine_to_mask(maps, class_id, image, SHARP, BACKEND, background=0.0).gt(0).all()
+    assert mask_of(maps, class_id, image, SHARP, background=0.0).gt(0).all()
     for settings_ in ({}, {"alpha": 2.0, "background": 0.2}):
         with pytest.raises(ValueError, match="one of the two"):
-            refine_to_mask(maps, class_id, image, SHARP, BACKEND, **settings_)
+            mask_of(maps, class_id, image, SHARP, **settings_)
 
 
 def test_no_maps_give_background_and_many_classes_two_bytes():
     none = torch.zeros(0, dtype=torch.int32)
-    assert refine_to_mask(torch.zeros(0, 4, 5), none, picture(4, 5), SHARP, BACKEND).eq(0).all()
-    found = refine_to_mask(torch.ones(1, 4, 5), torch.tensor([300]), picture(4, 5), SHARP, BACKEND, background=0.1)
+    assert mask_of(torch.zeros(0, 4, 5), none, picture(4, 5), Kernels(), background=0.2).eq(0).all()
+    found = mask_of(torch.ones(1, 4, 5), torch.tensor([300]), picture(4, 5), SHARP, background=0.1, classes=300)
     assert (found.dtype, found.long().unique().tolist()) == (torch.uint16, [300])
+
+
+def test_a_posterior_sums_to_one_and_one_class_alone_is_certain():
+    image = picture(9, 11)
+    assert torch.allclose(refine(soft_scores(1, 3, 9, 11)[0], image, Kernels(), BACKEND).sum(0), torch.ones(9, 11))
+    assert refine(torch.full((1, 9, 11), 0.2), image, Kernels(), BACKEND).eq(1).all()
+
+
+@given(power=st.sampled_from([0.5, 1.0, 3.0]), scale=st.floats(0.01, 100), seed=st.integers(0, 99))
+@settings(max_examples=30)
+def test_shares_are_what_numpy_says_and_know_no_scale(power, scale, seed):
+    scores = torch.from_numpy(np.random.default_rng(seed).random((3, 4, 5)).astype(np.float32))
+    powers = (scores.double().numpy() * scale) ** power
+    assert np.allclose(shares(scores * scale, power).numpy(), powers / powers.sum(0), atol=1e-5)
+
+
+def test_a_pixel_without_any_evidence_has_no_shares():
+    assert shares(torch.zeros(3, 2, 2), 4.0).eq(0).all()
+
+
+def test_sharpening_keeps_the_winner_and_raises_it():
+    maps = soft_scores(1, 3, 8, 9)[0]
+    ids = torch.tensor([0, 2, 5])
+    plain, _ = class_scores(maps, ids, Preparation())
+    sharp, _ = class_scores(maps, ids, Preparation(sharpen=4.0))
+    assert torch.equal(plain.argmax(0), sharp.argmax(0))
+    assert (sharp.amax(0) >= plain.amax(0) - 1e-6).all()
+    assert sharp.amax(0).mean() > plain.amax(0).mean() + 0.05
+
+
+def test_maps_without_background_compete_only_when_asked():
+    maps = soft_scores(1, 2, 8, 9)[0]
+    alone, ids = class_scores(maps, torch.tensor([3, 4]), Preparation(), alpha=3.0)
+    assert ids.tolist() == [0, 3, 4]
+    prepared = maps / maps.amax((1, 2), keepdim=True)
+    assert torch.allclose(alone, torch.cat([(1 - prepared.amax(0))[None] ** 3, prepared]), atol=1e-6)
+    sharp, _ = class_scores(maps, torch.tensor([3, 4]), Preparation(sharpen=2.0), alpha=3.0)
+    assert torch.allclose(sharp, alone**2 / (alone**2).sum(0), atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.uint16])

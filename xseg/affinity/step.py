@@ -3,7 +3,6 @@
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +21,9 @@ from xseg.classifier.model import build
 from xseg.classifier.step import load_classifier, progress_of
 from xseg.device import cores, halving, resolve
 from xseg.errors import BadInput, Status
-from xseg.heatmaps.quantise import stored_dtype
+from xseg.heatmaps.quantise import joint_scale, stored_dtype
 from xseg.labels.confident import with_background
+from xseg.labels.masks import shares
 from xseg.runs.images import execute
 from xseg.runs.photographs import Photograph, Photographs, heatmaps_of
 from xseg.runs.provenance import inherited, provenance
@@ -145,7 +145,8 @@ class WalkOptions:
     Attributes:
         beta: power of the affinities.
         steps: the t of T^t.
-        alpha: exponent of the background (1 - max)^alpha that walks along; None: none walks.
+        alpha: exponent of the background (1 - max)^alpha that walks along; None: none walks. Maps that bring a
+            background, as the CRF refines them, walk with theirs.
         background: constant background joined after a walk without one.
         radius: pairs closer than this; None: as trained.
         colour: weight of the colour distance that multiplies into the affinities; 0: as published, none.
@@ -214,40 +215,26 @@ class _Walker:
     def __call__(self, photograph: Photograph) -> Record:
         options, record = self._options, photograph.record
         maps, class_id = heatmaps_of(record)
-        maps, class_id = maps[class_id > 0].clamp(min=0), class_id[class_id > 0]
-        walked = self._walk(photograph.image, maps.to(self._device))
+        walked, ids = self._walk(photograph.image, maps.clamp(min=0).to(self._device), class_id)
         values, scale = joint_scale(walked.cpu().numpy(), str(options.dtype))
-        ids = np.concatenate([[0], class_id.numpy()]).astype(np.int32)
-        return replace(record, arrays={"maps": values, "maps/class_id": ids, "maps/scale": scale})
+        rows = ids.numpy().astype(np.int32)
+        return replace(record, arrays={"maps": values, "maps/class_id": rows, "maps/scale": scale})
 
-    def _walk(self, image: np.ndarray, maps: torch.Tensor) -> torch.Tensor:
-        options = self._options
+    def _walk(self, image: np.ndarray, maps: torch.Tensor, class_id: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        options, own = self._options, bool((class_id == 0).any())
+        joined = class_id if own else torch.cat([class_id.new_zeros(1), class_id])
         if not len(maps):
-            return with_background(maps, 1.0)
-        start = maps if options.alpha is None else with_background(maps, options.alpha)
+            return with_background(maps, 1.0), joined
+        start = maps if own or options.alpha is None else with_background(maps, options.alpha)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(self._device)
         radius, stride = options.radius or 5, self._model.net.config.stride
         if options.shares:
-            start = start / start.sum(0).clamp(min=1e-12)
+            start = shares(start)
         features = self._model.features_of(self._model.classifier.normalise(pixels), options.flip)[0]
         pairs = affinities(features, radius) ** options.beta
         if options.colour:
             pairs = pairs * colour_affinities(pixels[0].float() / 255, options.colour, stride, radius)
         walked = random_walk(start, pairs, beta=1, steps=options.steps, stride=stride, radius=radius)
-        return with_constant_background(walked, options.background) if options.alpha is None else walked
-
-
-def joint_scale(maps: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
-    """Maps of one image divided by their common maximum, so that they stay comparable.
-
-    Args:
-        maps: (K, H, W) float32, non-negative.
-        dtype: float16, float32 or uint8.
-
-    Returns:
-        values (K, H, W) of `dtype` and scale (K,) float32, equal for all K.
-    """
-    top = np.float32(maps.max(initial=0))
-    values: Any = maps / (top if top > 0 else np.float32(1))
-    stored = np.rint(values * 255) if dtype == "uint8" else values
-    return stored.astype(dtype), np.full(len(maps), top, np.float32)
+        if len(walked) < len(joined):
+            walked = with_constant_background(walked, options.background)
+        return walked, joined

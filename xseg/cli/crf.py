@@ -6,7 +6,7 @@ import typer
 
 from xseg.cli.command import Context, command
 from xseg.cli.options import INPUT, OUTPUT, require_one_of
-from xseg.errors import Status
+from xseg.errors import Status, UsageError
 
 KERNELS, LABELS, MASKS, MAPS = "CRF", "Confident labels", "Masks", "Heavy-tailed or signed maps"
 ArtifactIn = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Artifact, its parts or shards, or '-'.")]
@@ -17,13 +17,14 @@ def crf(
     context: Context,
     inputs: ArtifactIn,
     masks: Annotated[bool, typer.Option("--masks", help="Refine to masks instead of confident labels.")] = False,
+    heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Refine to heatmaps with a background.")] = False,
     mode: Annotated[str, typer.Option(help="Confident labels as in psa (two exponents) or irn (two scores).")] = "psa",
     alpha_low: Annotated[float, typer.Option(help="psa: exponent of the generous background.")] = 4.0,
     alpha_high: Annotated[float, typer.Option(help="psa: exponent of the strict background.")] = 32.0,
     thresholds: Annotated[str, typer.Option(help="irn: background scores for foreground and background.")] = "0.3,0.05",
     posteriors: Annotated[bool, typer.Option("--posteriors", help="psa: also store both posteriors.")] = False,
-    background: Annotated[float, typer.Option(help="Masks: background score where the maps have none.")] = 0.2,
-    alpha: Annotated[float | None, typer.Option(help="Masks: exponent of (1 - max)^alpha instead.")] = None,
+    background: Annotated[float, typer.Option(help="Background score where the maps have none.")] = 0.2,
+    alpha: Annotated[float | None, typer.Option(help="Exponent of (1 - max)^alpha instead.")] = None,
     confidence: Annotated[float, typer.Option(help="Probability of a hard label before the CRF.")] = 0.7,
     iterations: Annotated[int, typer.Option(min=0, help="Mean-field steps.")] = 10,
     gaussian_sxy: Annotated[float, typer.Option(help="Deviation of the position kernel, pixels.")] = 3.0,
@@ -36,12 +37,19 @@ def crf(
     clip_percentile: Annotated[float, typer.Option(help="Values above this percentile count as 1.")] = 100.0,
     root: Annotated[float, typer.Option(help="Scores are raised to 1/root.")] = 1.0,
     blur: Annotated[float, typer.Option(help="Deviation of a Gaussian laid over the maps, pixels.")] = 0.0,
+    sharpen: Annotated[float | None, typer.Option(help="Power of each class's share of a pixel; see below.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="--heatmaps: float16, float32 or uint8.")] = None,
 ) -> Status:
-    """Refine heatmaps by a dense CRF into confident labels, or heatmaps or masks into masks.
+    """Refine heatmaps by a dense CRF into confident labels, masks or heatmaps, or masks into masks.
+
+    --sign, --clip-percentile, --root and --blur shape maps that have no background. --sharpen works on all: at each
+    pixel the classes, background included, become shares, raised to that power; 1 where maps bring a background.
 
     Example: xseg crf cam.h5 -o labels.h5
 
     Example: xseg crf walk.h5 --masks -o masks.h5
+
+    Example: xseg crf cam.h5 --heatmaps --alpha 3 -o refined.h5
     """
     from xseg.cli.data import meaningful, pair_of, report
     from xseg.labels.masks import Preparation
@@ -50,9 +58,11 @@ def crf(
     from xseg.labels.step import crf as run
 
     require_one_of("--mode", mode, "psa", "irn")
+    if masks and heatmaps:
+        raise UsageError("--masks and --heatmaps exclude each other")
     with meaningful():
         options = CrfOptions(
-            masks=masks,
+            writes="masks" if masks else "heatmaps" if heatmaps else "pseudolabels",
             mode=mode,  # type: ignore[arg-type]
             alpha_low=alpha_low,
             alpha_high=alpha_high,
@@ -61,7 +71,8 @@ def crf(
             background=background,
             alpha=alpha,
             kernels=Kernels(gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations),
-            preparation=Preparation(sign, clip_percentile, root, blur),  # type: ignore[arg-type]
+            preparation=Preparation(sign, clip_percentile, root, blur, sharpen),  # type: ignore[arg-type]
             posteriors=posteriors,
+            dtype=dtype,
         )
     return report(context, run(inputs, options, backend, context.runtime))

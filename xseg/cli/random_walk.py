@@ -30,7 +30,11 @@ def random_walk(
 ) -> Status:
     """Spread heatmaps along the learned affinity; the background becomes class 0.
 
+    Heatmaps that bring a background, such as those of crf --heatmaps, walk with theirs; the rest get --alpha's.
+
     Example: xseg random-walk cam.h5 affinity.h5 -o walk.h5
+
+    Example: xseg crf cam.h5 --heatmaps --alpha 3 | xseg random-walk - affinity.h5 --colour 50 --steps 96 -o walk.h5
     """
     from xseg.affinity.step import WalkOptions, walk
     from xseg.affinity.walk import PRESETS

@@ -48,6 +48,21 @@ def quantise(maps: np.ndarray, dtype: DType) -> tuple[np.ndarray, np.ndarray]:
     return (np.rint(values * 255) if dtype == "uint8" else values).astype(dtype), scale
 
 
+def joint_scale(maps: np.ndarray, dtype: str) -> tuple[np.ndarray, np.ndarray]:
+    """Maps of one image divided by their common maximum, so that they stay comparable.
+
+    Args:
+        maps: (K, H, W) float32, non-negative.
+        dtype: float16, float32 or uint8.
+
+    Returns:
+        values (K, H, W) of `dtype` and scale (K,) float32, equal for all K.
+    """
+    top = np.float32(maps.max(initial=0))
+    values = maps / (top if top > 0 else np.float32(1))
+    return (np.rint(values * 255) if dtype == "uint8" else values).astype(dtype), np.full(len(maps), top, np.float32)
+
+
 def dequantise(values: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Raw maps (K,h,w) float32 from what `quantise` returned."""
     unit = 255 if values.dtype == np.uint8 else 1

@@ -1,4 +1,4 @@
-"""Masks refined by the CRF, from heatmaps or from masks, and the preparation that heavy-tailed or signed maps need."""
+"""Heatmaps and masks refined by the CRF, and the preparation that maps need before it."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -27,28 +27,35 @@ SMALL = 1e-12
 class Preparation:
     """How maps become scores in [0,1]; recorded with the result.
 
+    The first four shape maps that have no background among them; the last works on both.
+
     Attributes:
         sign: what counts as evidence: only positive values, or both by their magnitude.
         clip_percentile: values above this percentile of a map count as 1; 100 is the maximum.
         root: the scores are raised to 1/root; above 1 it lifts the small ones.
         blur: standard deviation of a Gaussian laid over the map first, pixels of the map; 0 for none.
+        sharpen: the classes of a pixel, background included, become shares of their sum, raised to this power and
+            divided by their sum again. None: maps that bring a background become shares (power 1), others stay.
     """
 
     sign: Sign = "positive"
     clip_percentile: float = 100.0
     root: float = 1.0
     blur: float = 0.0
+    sharpen: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse what has no meaning.
 
         Raises:
-            ValueError: an unknown sign, a percentile outside (0,100], a root not above 0 or a negative blur.
+            ValueError: an unknown sign, a percentile outside (0,100], a root or power not above 0, a negative blur.
         """
         if self.sign not in ("positive", "both"):
             raise ValueError(f"sign is {self.sign!r}, needed 'positive' or 'both'")
         if not (0 < self.clip_percentile <= 100 and self.root > 0 and self.blur >= 0):
             raise ValueError(f"found {self}, needed a percentile in (0,100], root above 0 and blur of at least 0")
+        if self.sharpen is not None and not self.sharpen > 0:
+            raise ValueError(f"sharpen is {self.sharpen}, needed a power above 0")
 
 
 def prepare_maps(maps: Tensor, preparation: Preparation) -> Tensor:
@@ -90,55 +97,88 @@ def _percentile(values: Tensor, percentile: float) -> Tensor:
     return values.amax(1) if rank == count else values.kthvalue(rank, dim=1).values
 
 
-def scores_with_background(maps: Tensor, background: float | None, alpha: float | None = None) -> Tensor:
-    """Add a background channel to class maps (K,H,W): a constant score, or (1 - max)^alpha.
-
-    Raises:
-        ValueError: both or neither given.
-    """
-    if (background is None) == (alpha is None):
-        raise ValueError(f"background {background} and alpha {alpha}: needed one of the two")
-    return with_background(maps, alpha) if alpha is not None else with_threshold(maps, background or 0.0)
-
-
-def refine_to_mask(
-    scores: Tensor,
+def class_scores(
+    maps: Tensor,
     class_id: Tensor,
-    image: Tensor,
-    kernels: Kernels,
-    backend: Backend,
+    preparation: Preparation,
     background: float | None = None,
     alpha: float | None = None,
-    classes: int = 0,
-) -> Tensor:
-    """Class of each pixel after the CRF.
+) -> tuple[Tensor, Tensor]:
+    """What the CRF starts from: one score per pixel and class, background among them.
 
     Args:
-        scores: (K,H,W) float32 in [0,1] at the size of the image.
-        class_id: (K,) class ids; 0 among them is the background channel, then neither of the next two is needed.
+        maps: (K,H,W) float. With a background among them, as a random walk leaves them, on one common scale.
+        class_id: (K,) class ids; 0 is the background.
+        preparation: how maps become scores.
+        background: constant background score, for maps without a background;
+        alpha: or the exponent of (1 - max)^alpha.
+
+    Returns:
+        scores (K',H,W) float32 in [0,1], and ids (K',) int64 on their device. K' is K or K + 1.
+
+    Raises:
+        ValueError: no background among the maps, and both or neither way to find it given.
+    """
+    check_shapes(maps=(maps, "K H W"), class_id=(class_id, "K"))
+    ids = class_id.to(maps.device).long()
+    if (ids == BACKGROUND).any():
+        return shares(maps.float().clamp(min=0), preparation.sharpen or 1.0), ids
+    if (background is None) == (alpha is None):
+        raise ValueError(f"background {background} and alpha {alpha}: needed one of the two")
+    prepared = prepare_maps(maps, preparation)
+    scores = with_background(prepared, alpha) if alpha is not None else with_threshold(prepared, background or 0.0)
+    ids = torch.cat([ids.new_zeros(1), ids])
+    return (scores if preparation.sharpen is None else shares(scores, preparation.sharpen)), ids
+
+
+def shares(scores: Tensor, power: float = 1.0) -> Tensor:
+    """Each class's share of a pixel.
+
+    Args:
+        scores: (K,H,W) float, not negative.
+        power: the shares are raised to it, and divided by their sum again.
+
+    Returns:
+        (K,H,W) in [0,1], each pixel's sum 1, or 0 where all its scores are 0.
+    """
+    of_sum = (scores / scores.sum(0).clamp(min=SMALL)).pow(power)
+    return of_sum / of_sum.sum(0).clamp(min=SMALL)
+
+
+def refine(scores: Tensor, image: Tensor, kernels: Kernels, backend: Backend) -> Tensor:
+    """Posterior after the CRF.
+
+    Args:
+        scores: (K,H,W) float32 in [0,1] at the size of the image, background among them.
         image: (H,W,3) uint8 RGB on the same device.
         kernels: the pairwise terms.
         backend: as from `resolve_backend`.
-        background: constant background score for scores without a background channel.
-        alpha: or the exponent of (1 - max)^alpha.
-        classes: C of the dataset, which decides the type; the highest of `class_id` if smaller than that.
 
     Returns:
-        (H,W) uint8 class ids; uint16 where C > 254. All 0 where K is 0.
+        (K,H,W) float32; a pixel's classes sum to 1.
 
     Raises:
-        ValueError: shapes that do not fit, or no way given to find the background.
+        ValueError: shapes that do not fit.
     """
-    check_shapes(scores=(scores, "K H W"), class_id=(class_id, "K"), image=(image, "H W 3"))
-    ids = class_id.to(scores.device).long()
-    dtype = label_type(max([classes, *class_id.tolist()]))
-    if not len(ids):
-        return torch.zeros(scores.shape[1:], dtype=dtype, device=scores.device)
-    if not (ids == BACKGROUND).any():
-        scores = scores_with_background(scores, background, alpha)
-        ids = torch.cat([ids.new_zeros(1), ids])
-    rows = mean_field(scores[None], image, kernels, backend)[0].argmax(0)
-    return ids[rows].to(dtype)
+    check_shapes(scores=(scores, "K H W"), image=(image, "H W 3"))
+    if len(scores) == 1:
+        return torch.ones_like(scores)
+    return mean_field(scores[None], image, kernels, backend)[0]
+
+
+def most_probable(posterior: Tensor, ids: Tensor, classes: int) -> Tensor:
+    """Id of each pixel's most probable class.
+
+    Args:
+        posterior: (K,H,W) float.
+        ids: (K,) int64 on the same device.
+        classes: C of the data set, which decides the type.
+
+    Returns:
+        (H,W) uint8; uint16 where C > 254.
+    """
+    check_shapes(posterior=(posterior, "K H W"), ids=(ids, "K"))
+    return ids[posterior.argmax(0)].to(label_type(classes))
 
 
 def refine_mask(

@@ -1,9 +1,9 @@
-"""The step `crf`: heatmaps to confident labels, or heatmaps or masks to masks."""
+"""The step `crf`: heatmaps to confident labels or to refined heatmaps, or heatmaps or masks to masks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,9 +12,10 @@ from xseg.artifacts.header import Header
 from xseg.artifacts.record import Record
 from xseg.device import cores, halving, resolve, threads
 from xseg.errors import Status, UsageError
+from xseg.heatmaps.quantise import joint_scale, stored_dtype
 from xseg.labels.backends import resolve_backend
 from xseg.labels.confident import confident_labels, confident_posteriors, threshold_labels
-from xseg.labels.masks import Preparation, prepare_maps, refine_mask, refine_to_mask
+from xseg.labels.masks import Preparation, class_scores, most_probable, prepare_maps, refine, refine_mask
 from xseg.labels.meanfield import Backend, Kernels
 from xseg.labels.pool import in_processes
 from xseg.runs.images import execute
@@ -26,23 +27,24 @@ from xseg.runs.source import RecordSource
 
 @dataclass(frozen=True)
 class CrfOptions:
-    """What decides the labels or masks.
+    """What decides the labels, masks or refined heatmaps.
 
     Attributes:
-        masks: refine to masks instead of confident labels.
+        writes: the kind of the result.
         mode: confident labels from two background exponents (psa) or two constant scores (irn).
         alpha_low: psa's exponent of a generous background, from whose CRF the foreground is taken.
         alpha_high: psa's exponent of a strict background, from whose CRF the background is taken.
         thresholds: irn's background scores for foreground and background seeds.
         confidence: probability of a hard label before the CRF (irn's seeds; masks as input).
-        background: constant background score for masks from maps without a background channel.
+        background: constant background score for masks and heatmaps from maps without a background channel.
         alpha: exponent of (1 - max)^alpha instead of `background`.
         kernels: constants of the CRF.
         preparation: how maps become scores.
         posteriors: also store both posteriors of psa's mode.
+        dtype: of refined heatmaps; None: float16.
     """
 
-    masks: bool = False
+    writes: Literal["pseudolabels", "masks", "heatmaps"] = "pseudolabels"
     mode: Literal["psa", "irn"] = "psa"
     alpha_low: float = 4.0
     alpha_high: float = 32.0
@@ -53,13 +55,36 @@ class CrfOptions:
     kernels: Kernels = field(default_factory=Kernels)
     preparation: Preparation = field(default_factory=Preparation)
     posteriors: bool = False
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse what does not belong together.
+
+        Raises:
+            UsageError: posteriors of anything but confident labels, or an unknown dtype.
+        """
+        if self.posteriors and self.writes != "pseudolabels":
+            raise UsageError("--posteriors belongs to confident labels", "leave it out, or --masks or --heatmaps")
+        stored_dtype(self.dtype, signed=False)
+
+    @property
+    def deciding(self) -> dict[str, object]:
+        """Those that decide what is written, for the header."""
+        of_labels = ("mode", "alpha_low", "alpha_high", "thresholds", "posteriors")
+        unused = {
+            "pseudolabels": ("background", "alpha", "dtype"),
+            "masks": (*of_labels, "dtype"),
+            "heatmaps": (*of_labels, "confidence"),
+        }[self.writes]
+        values = asdict(self) | {"dtype": stored_dtype(self.dtype, signed=False)}
+        return {key: value for key, value in values.items() if key not in unused}
 
 
 def crf(inputs: Sequence[str], options: CrfOptions, backend: str, runtime: Runtime) -> Status:
     """Refine every image of `inputs`.
 
     Args:
-        inputs: heatmaps, or for `options.masks` also masks; paths or `-`.
+        inputs: heatmaps, or to write masks also masks; paths or `-`.
         options: what decides the result.
         backend: name of the CRF's implementation, or `auto`; recorded, but results agree within 1e-4.
         runtime: shared options.
@@ -72,7 +97,7 @@ def crf(inputs: Sequence[str], options: CrfOptions, backend: str, runtime: Runti
     engine = resolve_backend(backend, device)
     if not engine.accelerated:
         device = torch.device("cpu")
-    kinds = ("heatmaps", "masks") if options.masks else ("heatmaps",)
+    kinds = ("heatmaps", "masks") if options.writes == "masks" else ("heatmaps",)
     source = RecordSource(
         inputs, kinds, allow_missing=runtime.allow_missing, shard=runtime.shard, notice=runtime.reporter.note
     )
@@ -131,26 +156,27 @@ class _Refiner:
         record = photograph.record
         if "masks" in record.arrays:
             mask = torch.from_numpy(record.arrays["masks"]).to(self._device)
-            refined = refine_mask(mask, image, self._options.kernels, self._backend, self._options.confidence)
-            return replace(record, arrays={"masks": refined.cpu().numpy()})
+            cleaned = refine_mask(mask, image, self._options.kernels, self._backend, self._options.confidence)
+            return replace(record, arrays={"masks": cleaned.cpu().numpy()})
         maps, class_id = heatmaps_of(record)
-        scores = _scores(maps.to(self._device), class_id, self._options.preparation)
-        if self._options.masks:
-            return replace(record, arrays={"masks": self._mask(scores, class_id, image)})
-        return replace(record, arrays=self._confident(scores, class_id, image))
+        write = self._confident if self._options.writes == "pseudolabels" else self._refined
+        return replace(record, arrays=write(maps.to(self._device), class_id, image))
 
-    def _mask(self, scores: torch.Tensor, class_id: torch.Tensor, image: torch.Tensor) -> np.ndarray:
+    def _refined(self, maps: torch.Tensor, class_id: torch.Tensor, image: torch.Tensor) -> dict[str, np.ndarray]:
         options = self._options
         constant = options.background if options.alpha is None else None
-        mask = refine_to_mask(
-            scores, class_id, image, options.kernels, self._backend, constant, options.alpha, self._classes
-        )
-        return mask.cpu().numpy()
+        scores, ids = class_scores(maps, class_id, options.preparation, constant, options.alpha)
+        posterior = refine(scores, image, options.kernels, self._backend)
+        if options.writes == "masks":
+            return {"masks": most_probable(posterior, ids, self._classes).cpu().numpy()}
+        values, scale = joint_scale(posterior.cpu().numpy(), stored_dtype(options.dtype, signed=False))
+        return {"maps": values, "maps/class_id": ids.cpu().numpy().astype(np.int32), "maps/scale": scale}
 
-    def _confident(self, scores: torch.Tensor, class_id: torch.Tensor, image: torch.Tensor) -> dict[str, np.ndarray]:
+    def _confident(self, maps: torch.Tensor, class_id: torch.Tensor, image: torch.Tensor) -> dict[str, np.ndarray]:
         options = self._options
         foreground = class_id > 0  # pseudolabels make their own background, whatever the maps hold
-        scores, class_id = scores[foreground.to(scores.device)], class_id[foreground]
+        class_id = class_id[foreground]
+        scores = prepare_maps(maps[foreground.to(maps.device)], options.preparation)
         if options.mode == "irn":
             labels = threshold_labels(
                 scores,
@@ -173,29 +199,16 @@ class _Refiner:
         return arrays
 
 
-def _scores(maps: torch.Tensor, class_id: torch.Tensor, preparation: Preparation) -> torch.Tensor:
-    if not (class_id == 0).any():
-        return prepare_maps(maps, preparation)
-    # With a background among them the maps compete: at each pixel their shares count. Walked maps are flat, and a
-    # root below 1 tells them apart again.
-    evidence = maps.clamp(min=0)
-    shares = (evidence / evidence.sum(0).clamp(min=1e-12)).pow(1 / preparation.root)
-    return shares / shares.sum(0).clamp(min=1e-12)
-
-
 def _header(source: RecordSource, options: CrfOptions, backend: str, device: torch.device, runtime: Runtime) -> Header:
-    decided: dict[str, Any] = asdict(options)
-    of_labels = ("mode", "alpha_low", "alpha_high", "thresholds", "posteriors")
-    unused = of_labels if options.masks else ("background", "alpha")
-    if options.masks and options.posteriors:
-        raise UsageError("--posteriors belongs to confident labels", "leave out --masks or --posteriors")
+    of_heatmaps = {"signed": False, "class_specific": True, "map_size": "image"}
     return Header(
-        "masks" if options.masks else "pseudolabels",
+        options.writes,
         source.header.classes,
         "crf",
-        {key: value for key, value in decided.items() if key not in unused},
+        options.deciding,
         parents=(source.parent,),
         argv=runtime.argv,
+        extra=of_heatmaps if options.writes == "heatmaps" else {},
         provenance=provenance(device, backend=backend) | inherited(source.header),
         root=source.header.root,
         work=source.header.work,
