@@ -54,7 +54,14 @@ def test_training_learns_the_tints_and_reports_average_precision():
     assert not classifier.training
 
 
-@pytest.mark.parametrize("settings", [SETTINGS, replace(SETTINGS, balance=1.0, optimizer="adamw", schedule="cosine")])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        SETTINGS,
+        replace(SETTINGS, balance=1.0, optimizer="adamw", schedule="cosine"),
+        replace(SETTINGS, interpolate=0.5),
+    ],
+)
 def test_a_run_stopped_after_any_step_and_continued_has_the_same_weights(tmp_path, settings):
     whole, _ = trained(settings)
     checkpoint = Checkpoint(tmp_path / "out", "run")
@@ -66,6 +73,15 @@ def test_a_run_stopped_after_any_step_and_continued_has_the_same_weights(tmp_pat
     assert result.steps == 10
     with pytest.raises(CannotCreate, match="another run"):
         trained(settings, checkpoint=Checkpoint(tmp_path / "out", "other"))
+
+
+def test_interpolated_weights_lie_between_the_first_and_the_learned():
+    first = state(create(MODEL, CLASSES, weights="none"))
+    learned, _ = trained()
+    between, _ = trained(replace(SETTINGS, interpolate=0.25))
+    for name, value in state(between).items():
+        if value.is_floating_point():
+            assert torch.allclose(value, 0.75 * first[name] + 0.25 * learned.net.state_dict()[name], atol=1e-6)
 
 
 def test_a_network_of_timm_resumes_exactly_and_ends_in_the_usual_memory_layout(tmp_path):
@@ -176,7 +192,8 @@ def test_data_that_cannot_be_trained_on_is_bad_input():
 
 
 @pytest.mark.parametrize(
-    "change", [{"epochs": 0}, {"lr": -1.0}, {"resize_high": 8}, {"warmup": 1.0}, {"label_smoothing": -0.1}]
+    "change",
+    [{"epochs": 0}, {"lr": -1.0}, {"resize_high": 8}, {"warmup": 1.0}, {"label_smoothing": -0.1}, {"interpolate": 0}],
 )
 def test_impossible_settings_are_usage_errors(change):
     with pytest.raises(UsageError):

@@ -38,6 +38,8 @@ class TrainSettings:
         freeze_bn_affine: keep batch-norm scale and shift.
         balance: draw images of rare classes more often, by class frequency to the power -balance; 0 draws all alike.
         label_smoothing: in [0, 1).
+        interpolate: how far the final weights lie from the starting ones to the learned ones, in (0, 1]; see
+            `xseg.training.interpolate`.
         clip: largest gradient norm; None does not clip.
         validation_size: long side of validation images, pixels; 0 keeps their size.
         seed: of order, augmentation and dropout.
@@ -66,6 +68,7 @@ class TrainSettings:
     freeze_bn_affine: bool = False
     balance: float = 0.0
     label_smoothing: float = 0.0
+    interpolate: float = 1.0
     clip: float | None = None
     validation_size: int = 448
     seed: int = 0
@@ -81,6 +84,8 @@ class TrainSettings:
         for name in ("warmup", "label_smoothing"):
             if not 0 <= getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: needed a number in [0, 1)")
+        if not 0 < self.interpolate <= 1:
+            raise UsageError(f"--interpolate {self.interpolate}: needed a number above 0 and at most 1")
 
     @classmethod
     def psa(cls) -> "TrainSettings":

@@ -20,6 +20,7 @@ from xseg.datasets.transforms import zero_padding
 from xseg.errors import BadInput, UsageError
 from xseg.training.checkpoint import Checkpoint
 from xseg.training.frozen import frozen
+from xseg.training.interpolate import interpolate
 from xseg.training.loop import Batch, LoopSettings, Progress, train
 from xseg.training.optim import make_optimizer
 from xseg.training.order import SampleOrder, balanced_weights
@@ -120,6 +121,8 @@ def train_classifier(
     loop = LoopSettings(
         steps, settings.seed, settings.amp, settings.clip, report_every=max(1, round(steps / settings.epochs))
     )
+    # Before a checkpoint is continued: a network is always made from the weights that its run names.
+    start = {name: tensor.clone() for name, tensor in classifier.net.state_dict().items()}
     with _frozen(classifier, settings):
         history = train(
             ClassifierTask(classifier, batches, loss, settings.label_smoothing),
@@ -131,6 +134,8 @@ def train_classifier(
             should_stop=should_stop,
             progress=progress,
         )
+    if settings.interpolate < 1:
+        classifier.net.load_state_dict(interpolate(start, classifier.net.state_dict(), settings.interpolate))
     _lay_out(classifier.eval(), torch.contiguous_format)
     measured = None
     if validation is not None:
