@@ -1,5 +1,3 @@
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -78,20 +76,3 @@ def test_merging_refuses_nothing_and_different_shapes():
         merge_confusions([])
     with pytest.raises(ValueError, match="shape"):
         merge_confusions([np.zeros((2, 3), np.int64), np.zeros((3, 4), np.int64)])
-
-
-def test_counting_is_ten_times_faster_than_sklearn():
-    rng = np.random.default_rng(0)
-    truth, prediction = (np.kron(rng.integers(0, 21, (25, 25)), np.ones((15, 20))).astype(np.uint8) for _ in range(2))
-
-    def best_of(function, repeats):
-        times = []
-        for _ in range(repeats):
-            start = time.perf_counter()
-            function()
-            times.append(time.perf_counter() - start)
-        return min(times)
-
-    peer = best_of(lambda: sklearn_confusion(truth.ravel(), prediction.ravel(), labels=range(21)), 5)
-    ours = best_of(lambda: confusion_matrix(prediction, truth, 21), 30)
-    assert ours * 10 < peer

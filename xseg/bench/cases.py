@@ -14,14 +14,32 @@ from xseg.bench.measure import Case
 from xseg.datasets.synthetic import render
 from xseg.labels.backends import resolve_backend
 from xseg.labels.meanfield import Kernels, mean_field
+from xseg.scores.confusion import confusion_matrix
 
 
 def cases() -> list[Case]:
-    """Every case that can run here; those against pydensecrf only where it is installed."""
+    """Every case that can run here; those against pydensecrf and scikit-learn only where they are installed."""
     found = [walk_case(36, 63, 3), walk_case(36, 63, 21), loss_case(448)]
     if importlib.util.find_spec("pydensecrf"):
         found += [crf_case(labels) for labels in (2, 3, 4)]
+    if importlib.util.find_spec("sklearn"):
+        found.append(confusion_case())
     return found
+
+
+def confusion_case(height: int = 375, width: int = 500, classes: int = 21) -> Case:
+    """Counting one confusion matrix, against scikit-learn."""
+    from sklearn.metrics import confusion_matrix as peer
+
+    rng = np.random.default_rng(0)
+    blocks = rng.integers(0, classes, (2, -(-height // 15), -(-width // 20)))
+    truth, prediction = np.kron(blocks, np.ones((15, 20), int))[:, :height, :width].astype(np.uint8)
+    return Case(
+        f"confusion matrix {height}x{width}, {classes} classes, against scikit-learn",
+        lambda: torch.from_numpy(peer(truth.ravel(), prediction.ravel(), labels=range(classes))),
+        lambda: torch.from_numpy(confusion_matrix(prediction, truth, classes)[:, :classes]),
+        0,
+    )
 
 
 def crf_case(labels: int, height: int = 281, width: int = 500) -> Case:
