@@ -1,5 +1,6 @@
 """Where the arithmetic runs. The only module that names an accelerator; everything else follows its arguments."""
 
+import ctypes
 import importlib.util
 import os
 import sys
@@ -36,12 +37,22 @@ def resolve(name: str = "auto") -> torch.device:
     if kind not in {"auto", "cpu", "cuda", "mps"} or (index and not (kind == "cuda" and index.isdigit())):
         raise UsageError(f"--device {name}: no such device", "one of auto, cpu, cuda, cuda:N, mps")
     if kind == "cpu" or (kind == "auto" and not torch.cuda.is_available() and not _gpu_promised()):
+        _keep_memory()
         return torch.device("cpu")
     if kind == "mps":
         if not torch.backends.mps.is_available():
             raise Unavailable("--device mps: this torch sees no Metal device", "use --device cpu")
         return torch.device("mps")
     return _usable_cuda(name if kind == "cuda" else "cuda")
+
+
+def _keep_memory() -> None:
+    # glibc gives every large block back to the kernel, which clears it again for the next layer: a third to a half of
+    # the time of a forward pass over photographs. With these settings the process keeps what it once had.
+    trim_threshold, most_mapped = -1, -4
+    if hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(most_mapped, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
 
 
 def _gpu_promised() -> bool:

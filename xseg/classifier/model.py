@@ -55,6 +55,20 @@ class Classifier(nn.Module):
         return logits.sigmoid() if self.config.activation == "sigmoid" else logits.softmax(1)
 
     @property
+    def layout(self) -> torch.memory_format:
+        """The memory layout that is fast: channels last, a third to a half less time per pass on a CPU.
+
+        A user's network may rely on the usual one (`view`), so it keeps it.
+        """
+        known = self.config.model.startswith(("timm:", "torchvision:"))
+        return torch.channels_last if known else torch.contiguous_format
+
+    def lay_out(self, layout: torch.memory_format) -> "Classifier":
+        """Bring the weights into `layout`; values and keys stay."""
+        self.to(memory_format=layout)  # type: ignore[call-overload]
+        return self
+
+    @property
     def head(self) -> nn.Module:
         """The linear layer (weight (C,K)) or 1x1 convolution (weight (C,K,1,1)) that makes the logits."""
         return self.net.get_submodule(self.config.head)

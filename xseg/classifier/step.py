@@ -204,4 +204,6 @@ def load_classifier(
         classifier.net.load_state_dict(state)
     except RuntimeError as error:
         raise BadInput(f"{source}: the weights do not fit its config ({str(error).splitlines()[0]})") from error
+    if device.type == "cpu":
+        classifier.lay_out(classifier.layout)
     return header, content, classifier.to(device).eval()
