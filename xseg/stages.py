@@ -38,6 +38,7 @@ STAGES = (
     Stage("merge", ("any",), "any", "Join parts or shards into one artifact."),
     Stage("export", ("masks",), "pictures", "Write masks as palette PNG files."),
     Stage("show", ("heatmaps", "masks"), "pictures", "Draw heatmaps or masks over their photographs."),
+    Stage("slurm", (), "text", "Print a script that submits commands to a SLURM cluster."),
     Stage("bench", (), "text", "Measure speed as ratios to published algorithms."),
     Stage("demo", (), "text", "Run the whole chain on built-in data."),
 )
