@@ -23,11 +23,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def resolve(name: str = "auto") -> torch.device:
+def resolve(name: str = "auto", local: int = 0) -> torch.device:
     """The device for `--device`.
 
     Args:
         name: `auto` (an accelerator if there is one), `cpu`, `cuda`, `cuda:N` or `mps`.
+        local: number of this process on its machine: where several GPUs are visible and none is named, it takes that.
 
     Raises:
         UsageError: not such a name.
@@ -43,7 +44,8 @@ def resolve(name: str = "auto") -> torch.device:
         if not torch.backends.mps.is_available():
             raise Unavailable("--device mps: this torch sees no Metal device", "use --device cpu")
         return torch.device("mps")
-    return _usable_cuda(name if kind == "cuda" else "cuda")
+    shared = not index and torch.cuda.device_count() > 1
+    return _usable_cuda(name if index else f"cuda:{local}" if shared else "cuda")
 
 
 def _keep_memory() -> None:
@@ -72,10 +74,16 @@ def _usable_cuda(name: str) -> torch.device:
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     try:
+        torch.cuda.set_device(device)
         torch.zeros(1, device=device)
     except RuntimeError as error:
         raise Unavailable(f"--device {name}: found but unusable ({str(error).splitlines()[0]})", hint) from error
     return device
+
+
+def backend_between_processes(device: torch.device) -> str:
+    """The library that carries tensors of `device` from process to process."""
+    return "nccl" if device.type == "cuda" else "gloo"
 
 
 def describe(device: torch.device) -> str:

@@ -73,6 +73,14 @@ class ImagesMissing(XsegError):
     status = Status.INPUT_MISSING
 
 
+class ToldElsewhere(XsegError):
+    """Another process of the same training failed and says why; this one ends with the same status, silently."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__("")
+        self.status = Status(status)
+
+
 class Unavailable(XsegError):
     """A device or an optional part that was asked for is not there (69)."""
 

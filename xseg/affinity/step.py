@@ -17,7 +17,7 @@ from xseg.artifacts.header import Header, Parent
 from xseg.artifacts.record import Record
 from xseg.artifacts.weights import read_weights
 from xseg.classifier.config import ClassifierConfig
-from xseg.classifier.model import build
+from xseg.classifier.model import Classifier, build
 from xseg.classifier.step import load_classifier, progress_of
 from xseg.device import cores, halving, resolve
 from xseg.errors import BadInput, Status
@@ -30,6 +30,7 @@ from xseg.runs.provenance import inherited, provenance
 from xseg.runs.runtime import Runtime
 from xseg.runs.source import RecordSource
 from xseg.training.output import is_finished, open_checkpoint, publish_network
+from xseg.training.together import Together, together
 
 
 @dataclass(frozen=True)
@@ -55,20 +56,24 @@ def train(
         UsageError: layers the classifier does not have.
         BadInput: other classes than the classifier's, no image with labels.
     """
-    device = resolve(runtime.device)
+    device = resolve(runtime.device, runtime.rank.local)
+    with together(runtime.rank, device) as group:
+        _train(inputs, classifier, head, settings, runtime.for_rank(), device, group)
+
+
+def _train(
+    inputs: Sequence[str],
+    classifier: str,
+    head: HeadOptions,
+    settings: AffinitySettings,
+    runtime: Runtime,
+    device: torch.device,
+    group: Together,
+) -> None:
     parent, content, backbone = load_classifier(classifier, device, head.output_stride)
     source = RecordSource(inputs, ["pseudolabels"], allow_missing=runtime.allow_missing, notice=runtime.reporter.note)
     source.require_classes(parent.classes, classifier)
-    config = configure(
-        backbone,
-        name=head.preset,
-        layers=head.layers,
-        widths=head.widths,
-        features=head.features,
-        groups=head.groups,
-        stride=head.stride,
-        standardise=head.standardise,
-    )
+    config = _configured(backbone, head)
     header = Header(
         "affinity",
         parent.classes,
@@ -85,7 +90,7 @@ def train(
         root=source.header.root,
     )
     path = runtime.path
-    if is_finished(path, header, runtime):
+    if group.first_does(lambda: is_finished(path, header, runtime)):
         return
     photographs = Photographs(source, runtime)
     samples = Samples(
@@ -97,7 +102,7 @@ def train(
         raise BadInput(f"{inputs[0]}: no image with labels", "make pseudolabels with: xseg crf HEATMAPS")
     torch.manual_seed(settings.seed)
     model = AffinityModel(backbone, AffinityNet(config), finetune=settings.backbone_lr > 0)
-    checkpoint = open_checkpoint(path, header, runtime)
+    checkpoint = group.first_does(lambda: open_checkpoint(path, header, runtime))
     history = train_affinity(
         model,
         samples,
@@ -107,14 +112,30 @@ def train(
         checkpoint=checkpoint,
         should_stop=runtime.stop,
         progress=progress_of(runtime.reporter, "affinity-train"),
+        group=group,
     )
-    header = replace(header, provenance={**header.provenance, "training": {"history": history}})
+    trained = {"training": {"history": history}, "processes": runtime.rank.count}
+    header = replace(header, provenance={**header.provenance, **trained})
     stored = {
         "classifier": json.loads(backbone.config.to_json()),
         "head": json.loads(config.to_json()),
         "radius": settings.radius,
     }
-    publish_network(path, header, json.dumps(stored, sort_keys=True), model.state_dict(), checkpoint, runtime)
+    text = json.dumps(stored, sort_keys=True)
+    group.first_does(lambda: publish_network(path, header, text, model.state_dict(), checkpoint, runtime))
+
+
+def _configured(backbone: Classifier, head: HeadOptions) -> AffinityConfig:
+    return configure(
+        backbone,
+        name=head.preset,
+        layers=head.layers,
+        widths=head.widths,
+        features=head.features,
+        groups=head.groups,
+        stride=head.stride,
+        standardise=head.standardise,
+    )
 
 
 def load_affinity(source: str, device: torch.device) -> tuple[Header, str, AffinityModel, float]:

@@ -31,6 +31,7 @@ from xseg.training.optim import OptimSettings, make_optimizer
 from xseg.training.order import SampleOrder
 from xseg.training.prefetch import prefetch
 from xseg.training.schedule import cosine, poly
+from xseg.training.together import Together
 
 _NO_LABEL = -1
 
@@ -135,15 +136,23 @@ class Samples:
 class AffinityTask:
     """A `Task` of the training loop: pairs of nodes against confident labels."""
 
-    def __init__(self, model: AffinityModel, samples: Samples, settings: AffinitySettings, workers: int) -> None:
+    def __init__(
+        self,
+        model: AffinityModel,
+        samples: Samples,
+        settings: AffinitySettings,
+        workers: int,
+        part: tuple[int, int] = (0, 1),
+    ) -> None:
         self._model, self._samples, self._settings, self._workers = model, samples, settings, workers
-        self._order = SampleOrder(len(samples), settings.seed)
+        self._order = SampleOrder(len(samples), settings.seed, part=part)
 
     def fit(self, images: int = 64) -> None:
         """Set the statistics of a network that standardises, from the first `images` samples."""
         model, device = self._model, next(self._model.parameters()).device
         if model.net.config.standardise:
-            batches = self.batches(range(-(-images // self._settings.batch_size)))
+            whole = AffinityTask(model, self._samples, self._settings, self._workers)
+            batches = whole.batches(range(-(-images // self._settings.batch_size)))
             model.net.fit(model.levels_of(self._normalised(batch, device)) for batch in batches)
 
     def _normalised(self, batch: Batch, device: torch.device) -> Tensor:
@@ -189,8 +198,9 @@ def train_affinity(
     checkpoint: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    group: Together | None = None,
 ) -> list[dict[str, float]]:
-    """Train `model` in place; it ends on `device` in evaluation mode.
+    """Train `model` in place; it ends on `device` in evaluation mode. `group`: the processes that train together.
 
     Returns:
         One entry per epoch: `step`, `lr`, `loss` and the loss's three parts.
@@ -198,8 +208,9 @@ def train_affinity(
     Raises:
         Stopped, UsageError, Unavailable, CannotCreate, OutputFailed: see `xseg.training.loop.train`.
     """
+    group = group or Together()
     if checkpoint is not None:
-        checkpoint.claim()
+        group.first_does(checkpoint.claim)
     model.to(device)
     for parameter in model.classifier.parameters():
         parameter.requires_grad_(settings.backbone_lr > 0)
@@ -209,17 +220,24 @@ def train_affinity(
         settings.optimizer, slow, settings.lr / slow, settings.momentum, settings.weight_decay, bias_lr_multiplier=1.0
     )
     shape = cosine if settings.schedule == "cosine" else poly
-    task = AffinityTask(model, samples, settings, workers)
+    task = AffinityTask(model, samples, settings, workers, group.part_of(settings.batch_size))
     task.fit()
     return train(
         task,
         make_optimizer(model, ["net"], optim),
         lambda step: shape(step, total=steps),
-        LoopSettings(steps, settings.seed, settings.amp, report_every=max(1, round(steps / settings.epochs))),
+        LoopSettings(
+            steps,
+            settings.seed,
+            settings.amp,
+            report_every=max(1, round(steps / settings.epochs)),
+            partly_used=settings.backbone_lr > 0,
+        ),
         device=device,
         checkpoint=checkpoint,
         should_stop=should_stop,
         progress=progress,
+        group=group,
     )
 
 

@@ -1,6 +1,6 @@
 """Batches of a data set for training and for validation."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class TrainingBatches:
 
 
 def whole_images(
-    dataset: Dataset, long_side: int | None, *, batch_size: int, workers: int
+    dataset: Dataset, long_side: int | None, *, batch_size: int, workers: int, chosen: Sequence[int] | None = None
 ) -> Generator[tuple[list[int], Tensor], None, None]:
     """All images once, in batches of equal size, so that nothing has to be padded.
 
@@ -73,6 +73,7 @@ def whole_images(
         long_side: length of the resized long side, pixels; None keeps the size.
         batch_size: most images per batch.
         workers: threads that decode; 0 for none.
+        chosen: indices of the images wanted; None: all.
 
     Yields:
         Indices into `dataset.items`, and images (n,3,h,w) uint8.
@@ -86,11 +87,10 @@ def whole_images(
             image = resize(image, (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor))))
         return index, _channels_first(image)
 
-    count = len(dataset.items)
+    wanted = range(len(dataset.items)) if chosen is None else chosen
+    count = len(wanted)
     chunks = range(-(-count // batch_size))
-    for loaded in prefetch(
-        lambda k: range(k * batch_size, min((k + 1) * batch_size, count)), load, chunks, workers=workers
-    ):
+    for loaded in prefetch(lambda k: wanted[k * batch_size : (k + 1) * batch_size], load, chunks, workers=workers):
         for index, image in loaded:
             group = groups.setdefault(tuple(image.shape), [])
             group.append((index, image))

@@ -19,7 +19,9 @@ from xseg.errors import BadInput
 from xseg.runs.provenance import provenance
 from xseg.runs.reporter import Reporter
 from xseg.runs.runtime import Runtime
+from xseg.training.checkpoint import Checkpoint
 from xseg.training.output import dataset_parent, is_finished, open_checkpoint, publish_network, weights_parent
+from xseg.training.together import Together, together
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,20 @@ def train(
     Raises:
         UsageError, BadInput, InputMissing, Unavailable, CannotCreate, OutputFailed, Stopped: told in the message.
     """
-    device = resolve(runtime.device)
+    device = resolve(runtime.device, runtime.rank.local)
+    with together(runtime.rank, device) as group:
+        return _train(dataset, model, settings, validation, runtime.for_rank(), device, group)
+
+
+def _train(
+    dataset: Dataset,
+    model: ModelOptions,
+    settings: TrainSettings | None,
+    validation: Dataset | None,
+    runtime: Runtime,
+    device: torch.device,
+    group: Together,
+) -> TrainResult | None:
     if not model.keep_head:
         dataset.require_labels()
         dataset.require_classes(1, "a classifier")
@@ -84,14 +99,19 @@ def train(
     )
     header = _header(dataset, classifier, model, settings, runtime, device)
     path = runtime.path
-    if is_finished(path, header, runtime):
+
+    def publish(header: Header, checkpoint: Checkpoint | None) -> None:
+        state = classifier.net.state_dict()
+        group.first_does(lambda: publish_network(path, header, classifier.config.to_json(), state, checkpoint, runtime))
+
+    if group.first_does(lambda: is_finished(path, header, runtime)):
         return None
     if settings is None:
         if model.head_init == "transfer":
             _transfer(classifier, dataset, model, runtime, device)
-        publish_network(path, header, classifier.config.to_json(), classifier.net.state_dict(), None, runtime)
+        publish(header, None)
         return None
-    checkpoint = open_checkpoint(path, header, runtime)
+    checkpoint = group.first_does(lambda: open_checkpoint(path, header, runtime))
     if model.head_init == "transfer":
         _transfer(classifier, dataset, model, runtime, device)
     result = train_classifier(
@@ -104,9 +124,10 @@ def train(
         checkpoint=checkpoint,
         should_stop=runtime.stop,
         progress=progress_of(runtime.reporter, "train-cls"),
+        group=group,
     )
-    header = replace(header, provenance={**header.provenance, "training": summary(result, dataset.classes)})
-    publish_network(path, header, classifier.config.to_json(), classifier.net.state_dict(), checkpoint, runtime)
+    trained = {"training": summary(result, dataset.classes), "processes": runtime.rank.count}
+    publish(replace(header, provenance={**header.provenance, **trained}), checkpoint)
     return result
 
 

@@ -24,6 +24,7 @@ from xseg.training.interpolate import interpolate
 from xseg.training.loop import Batch, LoopSettings, Progress, train
 from xseg.training.optim import make_optimizer
 from xseg.training.order import SampleOrder, balanced_weights
+from xseg.training.together import Together
 
 
 @dataclass(frozen=True)
@@ -85,6 +86,7 @@ def train_classifier(
     checkpoint: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    group: Together | None = None,
 ) -> TrainResult:
     """Train `classifier` in place; it ends on `device`, in eval mode.
 
@@ -98,6 +100,7 @@ def train_classifier(
         checkpoint: claimed here and continued; the caller removes it once the result is published.
         should_stop: polled between steps and between validation batches.
         progress: told (steps done, of how many, values).
+        group: the processes that train together, each called with the same arguments; None: this one alone.
 
     Raises:
         BadInput: no images, no known label, or labels that do not suit the activation.
@@ -106,12 +109,13 @@ def train_classifier(
     """
     started = time.monotonic()
     device = device or torch.device("cpu")
+    group = group or Together()
     if checkpoint is not None:
-        checkpoint.claim()
+        group.first_does(checkpoint.claim)
     loss = _loss_for(classifier, settings)
     labels = _checked_labels(dataset, classifier, loss)
     weights = balanced_weights(labels, settings.balance) if settings.balance else None
-    order = SampleOrder(len(labels), settings.seed, weights)
+    order = SampleOrder(len(labels), settings.seed, weights, group.part_of(settings.batch_size))
     steps = max(1, -int(-settings.epochs * len(labels) // settings.batch_size))
     classifier.to(device).lay_out(classifier.layout)
     batches = TrainingBatches(
@@ -132,6 +136,7 @@ def train_classifier(
             checkpoint=checkpoint,
             should_stop=should_stop,
             progress=progress,
+            group=group,
         )
     if settings.interpolate < 1:
         classifier.net.load_state_dict(interpolate(start, classifier.net.state_dict(), settings.interpolate))
@@ -140,7 +145,7 @@ def train_classifier(
     if validation is not None:
         measured = validate(
             validation, classifier, device=device, workers=workers, batch_size=settings.batch_size,
-            long_side=settings.validation_size or None, should_stop=should_stop,
+            long_side=settings.validation_size or None, should_stop=should_stop, group=group,
         )  # fmt: skip
     return TrainResult(history, measured, steps, time.monotonic() - started)
 

@@ -14,6 +14,7 @@ from xseg.classifier.samples import label_matrix, whole_images
 from xseg.datasets import Dataset
 from xseg.device import halving
 from xseg.errors import BadInput, Stopped
+from xseg.training.together import Together
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,11 @@ def validate(
     batch_size: int = 16,
     workers: int = 0,
     should_stop: Callable[[], bool] = lambda: False,
+    group: Together | None = None,
 ) -> Validation:
     """Average precision per class on whole images, resized to a long side (pixels; None keeps their size).
+
+    Several processes (`group`) look at every n-th image each and join their scores.
 
     Raises:
         BadInput: its classes are not the classifier's.
@@ -57,11 +61,17 @@ def validate(
         logits = classifier(classifier.normalise(torch.stack(list(images)).to(device)))
         return list(logits.float().cpu().numpy())
 
-    with closing(whole_images(dataset, long_side, batch_size=batch_size, workers=workers)) as batches:
+    group = group or Together()
+    own = range(group.rank.number, len(dataset.items), group.rank.count)
+    stopped = False
+    with closing(whole_images(dataset, long_side, batch_size=batch_size, workers=workers, chosen=own)) as batches:
         for indices, images in batches:
-            if should_stop():
-                raise Stopped("stopped during validation", "the same command continues after the training")
+            if stopped := should_stop():
+                break
             scores[indices] = halving(score, list(images))
+    if group.any(stopped):
+        raise Stopped("stopped during validation", "the same command continues after the training")
+    scores = group.sum_array(scores)
     per_class = average_precision(scores, labels)
     return Validation(per_class, mean_average_precision(per_class), len(labels))
 

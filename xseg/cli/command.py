@@ -16,6 +16,7 @@ from xseg.cli.console import ConsoleReporter, tell_error
 from xseg.cli.options import SHARED, TALK
 from xseg.cli.stdout import Stdout, stdout_aside
 from xseg.errors import OutputFailed, Status, XsegError
+from xseg.runs.ranks import this_rank
 from xseg.runs.shards import Shard
 from xseg.runs.signals import stop_flag
 from xseg.runs.target import Target
@@ -130,7 +131,7 @@ def _runtime(options: dict[str, Any], stdout: Stdout) -> "Runtime":
     target = stdout.target(options["output"]) if "output" in options else Target()
     if options.get("score_output"):
         target = Target(path=Path(options["score_output"]))
-    return Runtime(target=target, argv=("xseg", *sys.argv[1:]), **known)
+    return Runtime(target=target, argv=("xseg", *sys.argv[1:]), rank=this_rank(), **known)
 
 
 def main() -> None:

@@ -116,7 +116,8 @@ def _plain(message: str) -> str:
 
 def tell_error(error: XsegError) -> Status:
     """Print an error as the user should see it; returns the status to end with."""
-    sys.stderr.write(f"error: {_plain(error.problem)}\n")
+    if error.problem:
+        sys.stderr.write(f"error: {_plain(error.problem)}\n")
     if error.hint:
         sys.stderr.write(f"hint: {_plain(error.hint)}\n")
     return error.status

@@ -95,7 +95,8 @@ def report(context: Context, status: Status) -> Status:
 def report_network(context: Context) -> None:
     """Print the path of a trained network (or JSON about it)."""
     path = context.runtime.path
-    context.stdout.line(json.dumps(artifact_facts(path)) if context.json else str(path))
+    if context.runtime.rank.first:
+        context.stdout.line(json.dumps(artifact_facts(path)) if context.json else str(path))
 
 
 @contextmanager

@@ -124,6 +124,8 @@ def _tell(context: Context, result: "TrainResult | None", classes: tuple[str, ..
     from xseg.classifier.step import summary
     from xseg.cli.data import artifact_facts
 
+    if not context.runtime.rank.first:
+        return
     path = context.runtime.path
     facts: dict[str, Any] = summary(result, classes) if result else {}
     if context.json:

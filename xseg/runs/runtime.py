@@ -5,11 +5,12 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xseg.artifacts.header import Header
 from xseg.errors import UsageError
+from xseg.runs.ranks import Rank
 from xseg.runs.reporter import Reporter, Silent
 from xseg.runs.shards import Shard
 from xseg.runs.signals import StopFlag
@@ -38,6 +39,7 @@ class Runtime:
         max_failures: images that may fail without changing the exit status.
         reporter: told about progress.
         stop: set by a signal.
+        rank: which of several processes this is; trainers work together, other steps ignore it.
     """
 
     target: Target = field(default_factory=Target)
@@ -56,6 +58,11 @@ class Runtime:
     max_failures: int = 0
     reporter: Reporter = field(default_factory=Silent)
     stop: StopFlag = field(default_factory=StopFlag)
+    rank: Rank = field(default_factory=Rank)
+
+    def for_rank(self) -> "Runtime":
+        """The same for one of several processes: only the first reports progress."""
+        return self if self.rank.first else replace(self, reporter=Silent())
 
     @contextmanager
     def sink(self, header: Header) -> Iterator[Sink]:

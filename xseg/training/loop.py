@@ -14,6 +14,7 @@ from xseg.errors import Stopped, Unavailable, UsageError
 from xseg.seeding import key_seed
 from xseg.training.checkpoint import Checkpoint
 from xseg.training.schedule import Schedule
+from xseg.training.together import Together
 
 Batch = Mapping[str, Tensor]
 Progress = Callable[[int, int, Mapping[str, float]], None]
@@ -46,6 +47,7 @@ class LoopSettings:
         amp: mixed precision with loss scaling, on an accelerator only.
         clip: largest norm of the gradient; None does not clip.
         report_every: steps per entry of the history (an epoch, say).
+        partly_used: some weights that could learn have no part in the loss.
     """
 
     steps: int
@@ -53,6 +55,7 @@ class LoopSettings:
     amp: bool = False
     clip: float | None = None
     report_every: int = 100
+    partly_used: bool = False
 
 
 @dataclass
@@ -82,12 +85,16 @@ def train(
     checkpoint: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
+    group: Together | None = None,
 ) -> list[dict[str, float]]:
     """Run all steps, or those that a checkpoint has not seen yet, and leave the module in eval mode.
 
     A run that is interrupted at any step and continued ends with the same weights, bit for bit on the same machine and
     thread count: batches, dropout and learning rate depend on the step alone. When the device's memory runs out the
     batch is split and gradients are accumulated; with frozen batch norms and no dropout that changes rounding only.
+
+    Several processes each bring their part of a step's batch; the gradient is that of the whole batch. They stop at the
+    same step, the first one keeps the checkpoint, and all read it.
 
     Args:
         task: module, batches and loss.
@@ -98,6 +105,7 @@ def train(
         checkpoint: claimed already; None keeps none.
         should_stop: polled between steps.
         progress: told (steps done, of how many, values of the last step).
+        group: the processes that train together; None: this one alone.
 
     Returns:
         The history, see `LoopState`.
@@ -105,12 +113,14 @@ def train(
     Raises:
         Stopped: `should_stop` said so; a checkpoint was saved.
         UsageError: the loss or a weight is not finite; the message names the step.
-        Unavailable: memory does not suffice for one sample.
+        Unavailable: memory does not suffice for one sample, or another process is gone.
         CannotCreate, BadInput, OutputFailed: the checkpoint is another run's, unreadable or cannot be written.
     """
-    run = _Run(task, optimizer, schedule, settings, device, checkpoint)
+    group = group or Together()
+    run = _Run(task, optimizer, schedule, settings, device, checkpoint, group)
     run.resume()
     task.module.train()
+    run.join()
     try:
         # Forked: what is drawn here leaves the caller's random numbers as they were.
         with (
@@ -118,7 +128,7 @@ def train(
             closing(_batches(task, range(run.state.step, settings.steps))) as batches,
         ):
             for batch in batches:
-                if should_stop():
+                if group.any(should_stop()):
                     run.save()
                     raise Stopped(
                         f"stopped after step {run.state.step} of {settings.steps}", "the same command continues"
@@ -126,7 +136,7 @@ def train(
                 values = run.advance(batch)
                 if progress is not None:
                     progress(run.state.step, settings.steps, values)
-                if checkpoint is not None and checkpoint.due(run.state.step):
+                if checkpoint is not None and group.rank.first and checkpoint.due(run.state.step):
                     run.save()
         run.save()
     finally:
@@ -148,7 +158,10 @@ class _Run:
         settings: LoopSettings,
         device: torch.device,
         checkpoint: Checkpoint | None,
+        group: Together,
     ) -> None:
+        self.group = group
+        self.compute: nn.Module = _Loss(task)
         self.task, self.optimizer, self.schedule, self.settings = task, optimizer, schedule, settings
         self.device, self.checkpoint = device, checkpoint
         self.amp = uses_amp(device, settings.amp)
@@ -164,8 +177,11 @@ class _Run:
         self.scaler.load_state_dict(saved["scaler"])
         self.state = LoopState(**saved["state"])
 
+    def join(self) -> None:
+        self.compute = self.group.wrap(self.compute, partly=self.settings.partly_used)
+
     def save(self) -> None:
-        if self.checkpoint is None:
+        if self.checkpoint is None or not self.group.rank.first:
             return
         _check_weights(self.task.module, self.state.step)
         self.checkpoint.save(
@@ -202,6 +218,11 @@ class _Run:
             except RuntimeError as error:
                 if not is_out_of_memory(error):
                     raise
+                if not self.group.rank.alone:  # the others wait for this step's gradient
+                    raise Unavailable(
+                        f"the device's memory does not hold this process's part of the batch (step {step})",
+                        "choose a smaller --batch-size or --crop, or more processes",
+                    ) from error
                 size = len(next(iter(batch.values())))
                 if self.state.parts >= size:
                     hint = "choose a smaller --crop, or --device cpu"
@@ -216,21 +237,23 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         parts = _split(batch, self.state.parts)
         weights = [self.task.weight(part) for part in parts]
-        total = sum(weights) or 1.0
+        total = self.group.sum(sum(weights)) or 1.0
+        rank = self.group.rank
         sums: dict[str, float] = {}
         for index, (part, weight) in enumerate(zip(parts, weights, strict=True)):
-            torch.manual_seed(key_seed(self.settings.seed, "step", step, *([index] * (index > 0))))
+            key = ("step", step, *([index] * (index > 0)), *(("rank", rank.number) if rank.number else ()))
+            torch.manual_seed(key_seed(self.settings.seed, *key))
             on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in part.items()}
             with autocast(self.device, self.amp):
-                loss, values = self.task.loss(on_device, step)
-            share = weight / total if len(parts) > 1 else 1.0
+                loss, values = self.compute(on_device, step)
+            share = weight / total if len(parts) > 1 or rank.count > 1 else 1.0
             found = float(loss.detach())
-            if not isfinite(found):
+            if not isfinite(self.group.sum(found)):
                 raise _diverged(f"the loss is {found}", step)
-            self.scaler.scale(loss * share).backward()
+            self.scaler.scale(loss * share * rank.count).backward()  # processes average their gradients
             for name, value in {"loss": found, **values}.items():
                 sums[name] = sums.get(name, 0.0) + share * float(value.detach() if isinstance(value, Tensor) else value)
-        return sums
+        return {name: self.group.sum(value) for name, value in sums.items()}
 
     def _report(self, values: Mapping[str, float]) -> None:
         state = self.state
@@ -241,6 +264,17 @@ class _Run:
         count = state.sums.pop("count")
         state.history.append({"step": state.step, **{name: total / count for name, total in state.sums.items()}})
         state.sums = {}
+
+
+class _Loss(nn.Module):
+    """A task's loss as a module, which is what can be wrapped for several processes."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.trained, self._task = task.module, task
+
+    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+        return self._task.loss(batch, step)
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:

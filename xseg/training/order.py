@@ -16,12 +16,15 @@ class SampleOrder:
         count: number of samples.
         seed: of the shuffling.
         weights: (count,) relative frequency; samples are then drawn with replacement, else each epoch is a permutation.
+        part: (i, n): only the i-th of n slices of every batch, for the i-th of n processes.
     """
 
-    def __init__(self, count: int, seed: int, weights: np.ndarray | None = None) -> None:
+    def __init__(
+        self, count: int, seed: int, weights: np.ndarray | None = None, part: tuple[int, int] = (0, 1)
+    ) -> None:
         if count < 1:
             raise ValueError(f"count is {count}, needed at least 1")
-        self.count, self._seed = count, seed
+        self.count, self._seed, self._part = count, seed, part
         self._chances = None if weights is None else weights / weights.sum()
         self._epoch = lru_cache(maxsize=4)(self._shuffle)
 
@@ -29,9 +32,12 @@ class SampleOrder:
         """The samples of one step.
 
         Returns:
-            `size` triples: sample 0..count-1, epoch, and how often the epoch had drawn that sample before.
+            `size` triples (or the part of them): sample 0..count-1, epoch, and how often the epoch had drawn that
+            sample before.
         """
-        places = (divmod(position, self.count) for position in range(step * size, (step + 1) * size))
+        number, parts = self._part
+        first, last = step * size + number * size // parts, step * size + (number + 1) * size // parts
+        places = (divmod(position, self.count) for position in range(first, last))
         return [(int(self._epoch(e)[0][place]), e, int(self._epoch(e)[1][place])) for e, place in places]
 
     def _shuffle(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
