@@ -53,3 +53,28 @@ def test_a_second_signal_ends_the_process_at_once(first, second, status):
         child.send_signal(getattr(signal, second))
         assert child.wait(timeout=20) == status
         assert time.monotonic() - started < 10
+
+
+def test_a_block_inside_a_block_shares_its_flag():
+    with stop_flag() as outer:
+        with stop_flag() as inner:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            assert inner is outer
+        assert outer()
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+PAST = """
+import os, signal
+from xseg.runs.signals import past_stopping, stop_flag
+with stop_flag():
+    past_stopping()
+for name in ("TERM", "USR1", "USR2", "INT"):
+    os.kill(os.getpid(), getattr(signal, "SIG" + name))
+print("still here")
+"""
+
+
+def test_a_signal_after_the_end_does_not_change_the_status():
+    done = subprocess.run([sys.executable, "-c", PAST], capture_output=True, text=True, check=True)
+    assert done.stdout == "still here\n"

@@ -18,7 +18,7 @@ from xseg.cli.stdout import Stdout, stdout_aside
 from xseg.errors import OutputFailed, Status, XsegError
 from xseg.runs.ranks import this_rank
 from xseg.runs.shards import Shard
-from xseg.runs.signals import stop_flag
+from xseg.runs.signals import past_stopping, stop_flag
 from xseg.runs.target import Target
 from xseg.stages import stage
 
@@ -137,10 +137,12 @@ def _runtime(options: dict[str, Any], stdout: Stdout) -> "Runtime":
 def main() -> None:
     """Entry point: run the command line and end with its status."""
     status: int = Status.OK
-    try:
-        app()
-    except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else Status.OK if error.code is None else Status.BUG
+    with stop_flag():
+        try:
+            app()
+        except SystemExit as error:
+            status = error.code if isinstance(error.code, int) else Status.OK if error.code is None else Status.BUG
+        past_stopping()
     with suppress(OSError, ValueError):
         sys.stderr.flush()
     try:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -21,14 +20,13 @@ from xseg.heatmaps.prediction import predict_images
 from xseg.heatmaps.quantise import quantise, stored_dtype
 from xseg.heatmaps.registry import Method, require_served
 from xseg.heatmaps.targets import Targets, parse_targets
-from xseg.heatmaps.views import MapSize, Views, fixed_size
+from xseg.heatmaps.views import MapSize
 from xseg.registry import parameters
 from xseg.runs.images import execute
 from xseg.runs.provenance import provenance
 from xseg.runs.runtime import Runtime
 
 BATCH_SIZE = 8
-CPU_PIXELS = 1 << 20  # of one forward pass on a CPU: more is no faster there, but takes gigabytes
 _WINDOW = 4  # batches looked ahead, so that images of equal size find each other
 
 
@@ -119,7 +117,7 @@ def explain(source: str, dataset: Dataset, options: ExplainOptions, runtime: Run
         load,
         explainer,
         total=len(positions),
-        batch_size=_WINDOW * (runtime.batch_size or BATCH_SIZE),
+        batch_size=explainer.window,
     )
 
 
@@ -168,7 +166,11 @@ class _Explainer:
         header: Header,
         runtime: Runtime,
     ) -> None:
-        self._batch_size = runtime.batch_size
+        # On a CPU several images at once are no faster, take gigabytes, and change the last bits of the result, so that
+        # shards would not join to the bytes of the whole.
+        on_cpu = device_of(classifier).type == "cpu"
+        self.batch_size = 1 if on_cpu else runtime.batch_size or BATCH_SIZE
+        self.window = 1 if on_cpu else _WINDOW * self.batch_size
         self._classifier, self._method, self._targets, self._options = classifier, method, targets, options
         self._dtype = stored_dtype(options.dtype, method.is_signed)
         self._amp, self._seed = header.params["amp"], runtime.seed
@@ -176,11 +178,10 @@ class _Explainer:
     def __call__(self, window: Sequence[_Photograph]) -> list[Record]:
         options = self._options
         images = [photograph.image for photograph in window]
-        batch_size = self._batch_size or self._fitting(images)
         probabilities: Sequence[np.ndarray | None] = [None] * len(window)
         if self._targets.needs_probabilities:
             probabilities = list(
-                predict_images(self._classifier, images, size=options.size, batch_size=batch_size, amp=self._amp)
+                predict_images(self._classifier, images, size=options.size, batch_size=self.batch_size, amp=self._amp)
             )
         asked = [
             self._targets.of(photograph.labels, probability)
@@ -198,19 +199,12 @@ class _Explainer:
             map_size=options.map_size,
             seed=self._seed,
             layer=options.layer,
-            batch_size=batch_size,
+            batch_size=self.batch_size,
             amp=self._amp,
         )
         return [
             self._record(photograph, found.maps, found.class_id) for photograph, found in zip(window, maps, strict=True)
         ]
-
-    def _fitting(self, images: Sequence[np.ndarray]) -> int:
-        if device_of(self._classifier).type != "cpu":
-            return BATCH_SIZE
-        views = Views(self._options.scales, size=self._options.size, fixed=fixed_size(self._classifier))
-        largest = max(prod(views.shape(image.shape[:2], max(views.scales))) for image in images)
-        return min(BATCH_SIZE, max(1, CPU_PIXELS // largest))
 
     def _record(self, photograph: _Photograph, maps: np.ndarray, class_id: np.ndarray) -> Record:
         values, scale = quantise(maps, self._dtype)

@@ -34,9 +34,13 @@ class StopFlag:
 
 @contextmanager
 def stop_flag() -> Iterator[StopFlag]:
-    """Handlers for TERM, USR1, USR2 and Ctrl-C inside the block; the former ones afterwards."""
+    """Handlers for TERM, USR1, USR2 and Ctrl-C inside the block, the former ones afterwards; inner ones share them."""
+    outer = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
+    if isinstance(outer, StopFlag):
+        yield outer
+        return
     flag = StopFlag()
-    numbers = [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
+    numbers = _numbers()
     # A background job of a shell ignores Ctrl-C; that choice is kept.
     numbers = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
     before = {number: signal.signal(number, flag._handle) for number in numbers}
@@ -44,4 +48,15 @@ def stop_flag() -> Iterator[StopFlag]:
         yield flag
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) == flag._handle:
+                signal.signal(number, handler)
+
+
+def past_stopping() -> None:
+    """From here on signals come too late: everything is published, and the status must not turn into that of a kill."""
+    for number in _numbers():
+        signal.signal(number, signal.SIG_IGN)
+
+
+def _numbers() -> list[int]:
+    return [getattr(signal, name) for name in _STOPPING if hasattr(signal, name)]
