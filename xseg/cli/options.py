@@ -34,7 +34,10 @@ SHARED: Shared = {
         None,
     ),
     "device": (Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")], "auto"),
-    "batch_size": (Annotated[int | None, typer.Option(min=1, help="Images at once; explain on a CPU: one.")], None),
+    "batch_size": (
+        Annotated[int | None, typer.Option(min=1, help="Images at once; explain on a CPU: 1 if not given.")],
+        None,
+    ),
     "workers": (Annotated[int | None, typer.Option(min=0, help="Loading threads; default: one per core.")], None),
     "amp": (Annotated[bool | None, typer.Option("--amp/--no-amp", help="Mixed precision on a GPU.")], None),
     "seed": (Annotated[int, typer.Option(help="Seed of every random draw.")], 0),

@@ -154,6 +154,12 @@ class Labels:
         return vector
 
 
+def _default_batch_size(classifier: Classifier) -> int:
+    # On a CPU several images at once are no faster, take gigabytes, and change the last bits of the result, so that
+    # shards would not join to the bytes of the whole.
+    return 1 if device_of(classifier).type == "cpu" else BATCH_SIZE
+
+
 class _Explainer:
     """Windows of photographs to records."""
 
@@ -166,11 +172,8 @@ class _Explainer:
         header: Header,
         runtime: Runtime,
     ) -> None:
-        # On a CPU several images at once are no faster, take gigabytes, and change the last bits of the result, so that
-        # shards would not join to the bytes of the whole.
-        on_cpu = device_of(classifier).type == "cpu"
-        self.batch_size = 1 if on_cpu else runtime.batch_size or BATCH_SIZE
-        self.window = 1 if on_cpu else _WINDOW * self.batch_size
+        self.batch_size = runtime.batch_size or _default_batch_size(classifier)
+        self.window = 1 if self.batch_size == 1 else _WINDOW * self.batch_size
         self._classifier, self._method, self._targets, self._options = classifier, method, targets, options
         self._dtype = stored_dtype(options.dtype, method.is_signed)
         self._amp, self._seed = header.params["amp"], runtime.seed
