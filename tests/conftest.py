@@ -12,6 +12,22 @@ import torch
 OUTSIDE = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_addoption(parser):
+    group = parser.getgroup(
+        "reliability", "how hard the tests of docs/reliability.md try; `make reliability` does it in full"
+    )
+    group.addoption("--moments", type=int, default=2, help="Moments of a command at which it is killed.")
+    group.addoption("--mutants", type=int, default=100, help="Damaged artifacts and streams.")
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The counts that tests have recorded, in words for docs/reliability.md."""
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        for name, value in report.user_properties:
+            if name == "counts" and report.when == "call":
+                terminalreporter.write_line(f"{report.nodeid.partition('::')[2]}: {value}")
+
+
 def pytest_configure(config):
     torch.set_num_threads(1)
 

@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -52,8 +53,7 @@ def _fork(request: dict[str, Any]) -> int:
 
 def _become(request: dict[str, Any]) -> None:
     for descriptor, name in enumerate(request["streams"]):
-        flags = os.O_RDONLY if descriptor == 0 else os.O_RDWR | os.O_CREAT | os.O_APPEND
-        os.dup2(os.open(name, flags, 0o644), descriptor)
+        os.dup2(os.open(name, _flags(descriptor, name), 0o644), descriptor)
     sys.stdin = os.fdopen(0, closefd=False)
     os.environ.update(request["env"])
     for name, value in request["settings"].items():
@@ -73,6 +73,13 @@ def _become(request: dict[str, Any]) -> None:
     except BaseException:
         sys.excepthook(*sys.exc_info())
     os._exit(1)
+
+
+def _flags(descriptor: int, name: str) -> int:
+    if descriptor == 0:
+        return os.O_RDONLY
+    # A pipe that its writer could read itself would never tell it that the reader is gone.
+    return os.O_WRONLY if Path(name).is_fifo() else os.O_RDWR | os.O_CREAT | os.O_APPEND
 
 
 def _die_at_flush(number: int) -> None:

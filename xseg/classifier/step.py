@@ -186,12 +186,13 @@ def summary(result: TrainResult, classes: tuple[str, ...]) -> dict[str, Any]:
 
 def progress_of(reporter: Reporter, task: str) -> Callable[[int, int, Mapping[str, float]], None]:
     """The training loop's progress as a reporter understands it."""
-    told = 0
+    told: int | None = None
 
     def progress(done: int, total: int, values: Mapping[str, float]) -> None:
         nonlocal told
-        if told == 0:
-            reporter.start(task, total)
+        if told is None:
+            told = done
+            reporter.start(task, total, told)
         reporter.advance(done - told, " ".join(f"{name} {value:.4f}" for name, value in values.items()))
         told = done
 

@@ -25,16 +25,19 @@ class ConsoleReporter:
         self._bar: _Bar | None = None
         self._begun()
 
-    def _begun(self, task: str = "", total: int = 0) -> None:
-        self._task, self._total, self._done, self._status = task, total, 0, ""
+    def _begun(self, task: str = "", total: int = 0, done: int = 0) -> None:
+        self._task, self._total, self._done, self._status = task, total, done, ""
+        self._before = done
         self._start = self._told = time.monotonic()
 
-    def start(self, task: str, total: int) -> None:
-        """A task of `total` units begins."""
+    def start(self, task: str, total: int, done: int = 0) -> None:
+        """A task of `total` units begins, of which an earlier run has done some."""
         self.close()
-        self._begun(task, total)
+        self._begun(task, total, done)
+        if done and self._verbosity >= 0:
+            self._write(f"{task}: {done} of {total} are done already, going on")
         if self._bar_wanted and self._verbosity >= 0 and total:
-            self._bar = _Bar(task, total)
+            self._bar = _Bar(task, total, done)
 
     def advance(self, count: int = 1, status: str = "") -> None:
         """So many more units are done."""
@@ -48,7 +51,7 @@ class ConsoleReporter:
             self._write(self._line(now))
 
     def _line(self, now: float) -> str:
-        rate = self._done / max(now - self._start, 1e-9)
+        rate = (self._done - self._before) / max(now - self._start, 1e-9)
         left = int((self._total - self._done) / max(rate, 1e-9))
         eta = f"{left // 3600}:{left // 60 % 60:02}:{left % 60:02}"
         share = 100 * self._done // max(self._total, 1)
@@ -82,7 +85,7 @@ class ConsoleReporter:
 class _Bar:
     """A rich progress bar; rich is imported only where one is drawn."""
 
-    def __init__(self, task: str, total: int) -> None:
+    def __init__(self, task: str, total: int, done: int) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -96,7 +99,7 @@ class _Bar:
         )
         self._progress = Progress(*columns, console=Console(stderr=True), transient=True)
         self._progress.start()
-        self._task = self._progress.add_task(task, total=total, rate="", status="")
+        self._task = self._progress.add_task(task, total=total, completed=done, rate="", status="")
 
     def advance(self, count: int, status: str) -> None:
         speed = self._progress.tasks[0].speed

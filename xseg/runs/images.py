@@ -240,8 +240,7 @@ def execute(
             runtime.reporter.note(f"{runtime.path} is complete already")
             return Status.OK
         run = ImageRun(sink, runtime.reporter, runtime.stop)
-        runtime.reporter.start(header.command, total)
-        runtime.reporter.advance(min(len(sink.finished), total))
+        runtime.reporter.start(header.command, total, min(len(sink.finished), total))
         workers = cores() if runtime.workers is None else runtime.workers
         if isinstance(jobs, RecordSource):
             jobs = _marked(jobs, sink)

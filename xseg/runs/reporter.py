@@ -6,8 +6,8 @@ from typing import Protocol
 class Reporter(Protocol):
     """Told about progress; never about results."""
 
-    def start(self, task: str, total: int) -> None:
-        """A task of `total` units begins."""
+    def start(self, task: str, total: int, done: int = 0) -> None:
+        """A task of `total` units begins, of which an earlier run has done some."""
 
     def advance(self, count: int = 1, status: str = "") -> None:
         """So many more units are done; `status` is a short current figure such as the loss."""
@@ -25,7 +25,7 @@ class Silent:
     def __init__(self) -> None:
         self.notes: list[str] = []
 
-    def start(self, task: str, total: int) -> None:
+    def start(self, task: str, total: int, done: int = 0) -> None:
         """Nothing."""
 
     def advance(self, count: int = 1, status: str = "") -> None:

@@ -1,5 +1,7 @@
 """Checkpoints beside the output: a kill at any moment leaves a readable one, and reading one runs no code."""
 
+import hashlib
+import io
 import logging
 import os
 import shutil
@@ -14,6 +16,23 @@ from xseg.classifier.weights import UNREADABLE
 from xseg.errors import BadInput, CannotCreate, OutputFailed
 
 log = logging.getLogger(__name__)
+
+_DIGEST = hashlib.sha256().digest_size
+
+
+def _encoded(state: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    data = buffer.getvalue()
+    # Torch reads numbers that a disk has changed as if they were right.
+    return data + hashlib.sha256(data).digest()
+
+
+def _decoded(data: bytes) -> dict[str, Any]:
+    saved, digest = data[:-_DIGEST], data[-_DIGEST:]
+    if hashlib.sha256(saved).digest() != digest:
+        raise ValueError("damaged or cut off: its digest does not match")
+    return torch.load(io.BytesIO(saved), "cpu", weights_only=True)
 
 
 class Checkpoint:
@@ -63,7 +82,7 @@ class Checkpoint:
         files = [path for name in ("last.pt", "previous.pt") if (path := self.directory / name).exists()]
         for path in files:
             try:
-                state = torch.load(path, "cpu", weights_only=True)
+                state = _decoded(path.read_bytes())
                 found = state["run"]
             except UNREADABLE as error:
                 log.warning("%s cannot be read (%s)", path, (str(error) or type(error).__name__).splitlines()[0])
@@ -92,20 +111,18 @@ class Checkpoint:
         try:
             with tempfile.NamedTemporaryFile(dir=self.directory, prefix="tmp-", delete=False) as file:
                 temporary = file.name
-                torch.save({**state, "run": self.run}, file)
+                file.write(_encoded({**state, "run": self.run}))
                 file.flush()
                 os.fsync(file.fileno())
             if last.exists():
                 last.replace(self.directory / "previous.pt")
             Path(temporary).replace(last)
             self._sync()
-        except (OSError, RuntimeError) as error:
+        except OSError as error:
             if temporary:
                 Path(temporary).unlink(missing_ok=True)
-            # Torch tells a full disk in words of its own.
-            reason = error.strerror if isinstance(error, OSError) else "the disk is full or fails"
             raise OutputFailed(
-                f"{last}: cannot be written ({reason})", "free some space, then run the same command"
+                f"{last}: cannot be written ({error.strerror})", "free some space, then run the same command"
             ) from error
         self._saved = time.monotonic()
 

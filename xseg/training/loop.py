@@ -104,7 +104,7 @@ def train(
         device: where `task.module` is.
         checkpoint: claimed already; None keeps none.
         should_stop: polled between steps.
-        progress: told (steps done, of how many, values of the last step).
+        progress: told (steps done, of how many, values of the last step), at the start and after every step.
         group: the processes that train together; None: this one alone.
 
     Returns:
@@ -121,6 +121,8 @@ def train(
     run.resume()
     task.module.train()
     run.join()
+    if progress is not None:
+        progress(run.state.step, settings.steps, {})
     try:
         # Forked: what is drawn here leaves the caller's random numbers as they were.
         with (
