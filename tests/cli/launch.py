@@ -109,6 +109,7 @@ class Zygote:
         env: dict[str, str] | None = None,
         settings: dict[str, object] | None = None,
         die_at_flush: int = 0,
+        noise: bool = False,
     ) -> Running:
         """Fork a command.
 
@@ -119,6 +120,7 @@ class Zygote:
             env: variables to add.
             settings: `module:attribute` -> value, set in the forked process.
             die_at_flush: kill -9 at this call of fsync.
+            noise: a library prints to standard output all the time.
         """
         self._count += 1
         directory = Path(self._scratch.name) / str(self._count)
@@ -130,6 +132,7 @@ class Zygote:
             "env": env or {},
             "settings": settings or {},
             "die_at_flush": die_at_flush,
+            "noise": noise,
         }
         (directory / "stdout").touch()
         pid = self.ask(request)

@@ -370,6 +370,61 @@ def test_a_full_disk_leaves_nothing_under_the_final_name(chain, run, tmp_path, n
         assert [path for path in left if "tmp" in path.name or path.name.startswith(".")] == []
 
 
+PART_PER_IMAGE = {"xseg.runs.sinks:FileSink.seconds": 0.0, "xseg.training.output:SECONDS": 0.0}
+
+
+@pytest.mark.parametrize("name", ["train-cls", "explain", "crf", "affinity-train", "random-walk", "evaluate"])
+def test_a_disk_that_fills_up_on_the_way_keeps_what_is_published_and_a_run_with_space_goes_on(
+    chain, run, tmp_path, name
+):
+    command, size = {
+        "train-cls": (("train-cls", chain.data, *MODEL, *TRAIN, "--epochs", 3, "--limit", 12), "1800k"),
+        "explain": (("explain", chain.cls, chain.data, "--dtype", "float32"), "180k"),
+        "crf": (("crf", chain.cam, "--posteriors"), "240k"),
+        "affinity-train": (("affinity-train", chain.labels, chain.cls, "--epochs", 3, "--crop", 64, "--limit", 6),
+                           "4500k"),
+        "random-walk": (("random-walk", chain.cam, chain.affinity, "--log-steps", 3, "--dtype", "float32"), "180k"),
+        "evaluate": (("evaluate", chain.masks, "--dataset", chain.data), "4k"),
+    }[name]  # fmt: skip
+    run(*command, "-o", tmp_path / "whole.h5")
+    with small_disk(tmp_path / "disk", size) as disk:
+        out = disk / "out.h5"
+        refused(run(*command, "-o", out, status=74, settings=PART_PER_IMAGE), out, "space")
+        assert not out.exists()
+        left = {path: path.read_bytes() for path in disk.rglob("*") if path.is_file()}
+        assert not [path for path in left if "tmp" in path.name or path.name.startswith(".")]
+        assert (len(left) > 1) == (name != "evaluate")
+        subprocess.run(["mount", "-o", "remount,size=64m", str(disk)], check=True)
+        again = run(*command, "-o", out)
+        assert ("done already" in again.stderr) == (name != "evaluate")
+        assert content(out) == content(tmp_path / "whole.h5")
+        assert [path.name for path in disk.iterdir()] == ["out.h5"]
+
+
+def test_four_commands_that_write_one_shard_leave_one_valid_result(chain, run, tmp_path):
+    command = ("explain", chain.cls, chain.data, "--shard", "0/2")
+    run(*command, "-o", tmp_path / "alone.h5")
+    out = tmp_path / "out.h5"
+    processes = [run.start(*command, "-o", out, settings=PART_PER_IMAGE) for _ in range(4)]
+    for process in processes:
+        process.wait().expect(0)
+    assert content(out) == content(tmp_path / "alone.h5")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.h5", "out.h5"]
+
+
+def test_of_two_different_runs_to_one_output_one_is_refused(chain, run, tmp_path):
+    out, ended = tmp_path / "out.h5", []
+    processes = [run.start("crf", chain.cam, "--iterations", count, "-o", out) for count in (40, 41)]
+    ended = [process.wait() for process in processes]
+    assert sorted(one.status for one in ended) == [0, 73]
+    (told,) = (one for one in ended if one.status == 73)
+    assert "another run" in told.stderr
+    kept = content(out)
+    (done,) = (one for one in ended if one.status == 0)
+    run(*done.args[:-1], tmp_path / "alone.h5")
+    assert content(tmp_path / "alone.h5") == kept
+
+
 def test_a_full_disk_behind_standard_output_is_told(chain, run):
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full")

@@ -67,6 +67,30 @@ def test_a_finished_command_run_again_tells_the_result_at_once(chain, run, name)
     assert path.stat().st_ino == before.st_ino
 
 
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [(name, mode) for name in (*MADE, "scores") for mode in ("plain", "json")]
+    + [(name, "pipe") for name in ("cam", "labels", "walk", "masks")],
+)
+def test_a_library_that_prints_does_not_reach_standard_output(chain, run, tmp_path, name, mode):
+    quiet, noisy = (tmp_path / name / "out.h5" for name in ("quiet", "noisy"))
+    outputs = []
+    for out in (quiet, noisy):
+        out.parent.mkdir()
+        command = [word for word in commands(chain.directory)[name][:-1] if word != "--json"]
+        command += {"plain": [out], "json": [out, "--json"], "pipe": ["-"]}[mode]
+        outputs.append(run(*command, noise=out is noisy))
+    assert "NOISE" in outputs[1].stderr
+    assert b"NOISE" not in outputs[1].stdout
+    told = [ended.stdout.replace(str(tmp_path).encode(), b"") for ended in outputs]
+    if mode == "pipe":
+        for ended, out in zip(outputs, (quiet, noisy), strict=True):
+            out.write_bytes(ended.stdout)
+        assert content(quiet) == content(noisy)
+    else:
+        assert told[0].replace(b"/quiet/", b"/") == told[1].replace(b"/noisy/", b"/")
+
+
 @pytest.mark.parametrize("name", [*MADE, "scores"])
 def test_other_options_do_not_replace_an_output_unless_asked(chain, run, tmp_path, name):
     out = tmp_path / "out.h5"
@@ -285,6 +309,7 @@ def test_help_imports_no_torch_and_is_quick():
         (("affinity-train", "{labels}", "{cls}", "--optimizer", "x", "-o", "o.h5"), "optimizer"),
         (("affinity-train", "{labels}", "{cls}", "--radius", "0", "-o", "o.h5"), "radius"),
         (("affinity-train", "{labels}", "{cls}"), "-o PATH"),
+        (("evaluate", "{masks}", "--dataset", "{data}", "-o", "-"), "-o -"),
     ],
 )  # fmt: skip
 def test_a_wrong_command_line_is_a_usage_error_that_names_it(chain, run, tmp_path, monkeypatch, args, told):

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import PIL.Image
 import torch
 
 import xseg.affinity.step
@@ -65,6 +66,8 @@ def _become(request: dict[str, Any]) -> None:
         setattr(owner, last, value)
     if request["die_at_flush"]:
         _die_at_flush(request["die_at_flush"])
+    if request["noise"]:
+        _make_noise()
     sys.argv = ["xseg", *request["args"]]
     try:
         main()
@@ -80,6 +83,18 @@ def _flags(descriptor: int, name: str) -> int:
         return os.O_RDONLY
     # A pipe that its writer could read itself would never tell it that the reader is gone.
     return os.O_WRONLY if Path(name).is_fifo() else os.O_RDWR | os.O_CREAT | os.O_APPEND
+
+
+def _make_noise() -> None:
+    """A library that prints, from Python and from C, whenever a picture is opened."""
+    real = PIL.Image.open
+
+    def noisy(*args: Any, **how: Any) -> PIL.Image.Image:
+        print("NOISE")
+        os.write(1, b"NOISE\n")
+        return real(*args, **how)
+
+    PIL.Image.open = noisy  # type: ignore[assignment]
 
 
 def _die_at_flush(number: int) -> None:

@@ -15,7 +15,7 @@ import typer
 from xseg.cli.console import ConsoleReporter, tell_error
 from xseg.cli.options import SHARED, TALK
 from xseg.cli.stdout import Stdout, stdout_aside
-from xseg.errors import OutputFailed, Status, XsegError
+from xseg.errors import OutputFailed, Status, UsageError, XsegError
 from xseg.runs.ranks import this_rank
 from xseg.runs.shards import Shard
 from xseg.runs.signals import past_stopping, stop_flag
@@ -129,6 +129,8 @@ def _runtime(options: dict[str, Any], stdout: Stdout) -> "Runtime":
     if options.get("shard"):
         known["shard"] = Shard.parse(options["shard"])
     target = stdout.target(options["output"]) if "output" in options else Target()
+    if options.get("score_output") == "-":
+        raise UsageError("-o -: scores go to a file", "give -o PATH, or print the result with --json")
     if options.get("score_output"):
         target = Target(path=Path(options["score_output"]))
     return Runtime(target=target, argv=("xseg", *sys.argv[1:]), rank=this_rank(), **known)
