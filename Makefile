@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test all-tests lint format bench clean
+.PHONY: demo test all-tests lint format reliability bench clean
 
 # Packages are installed once; a changed dependency list installs again.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -31,6 +31,11 @@ lint: $(VENV)/ready
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The counts of docs/reliability.md: tests that try a little in `make test` try in full. Takes most of an hour.
+reliability: $(VENV)/ready
+	$(BIN)/python -m pytest -q -n 2 --dist load --moments 60 --mutants 2000 --images 1000 \
+		tests/cli/test_kill_moments.py tests/cli/test_mutants.py tests/cli/test_pipe_memory.py
 
 bench: $(VENV)/ready
 	$(BIN)/xseg bench

@@ -17,6 +17,7 @@ def pytest_addoption(parser):
         "reliability", "how hard the tests of docs/reliability.md try; `make reliability` does it in full"
     )
     group.addoption("--moments", type=int, default=2, help="Moments of a command at which it is killed.")
+    group.addoption("--images", type=int, default=20, help="Images that go through a pipe.")
     group.addoption("--mutants", type=int, default=100, help="Damaged artifacts and streams.")
 
 

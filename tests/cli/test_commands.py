@@ -157,6 +157,26 @@ def records_equal(one, other):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "script",
+    [
+        "cat 1.h5 0.h5 | {xseg} merge - -o out.h5",
+        "{xseg} merge <(cat 0.h5) <(cat 1.h5) -o out.h5",
+        "ls -d $PWD/?.h5 | {xseg} merge - -o out.h5",
+        "{xseg} merge - -o out.h5 < <(cat 0.h5; cat 1.h5)",
+        "cat 0.h5 1.h5 > both; {xseg} merge - -o out.h5 < both; rm both",
+        "cat 0.h5 1.h5 | tee >(cat > copy) | {xseg} merge - -o out.h5; cmp copy <(cat 0.h5 1.h5) && rm copy",
+    ],
+)
+def test_a_shell_can_bring_shards_in_any_way(chain, run, tmp_path, script):
+    for number in range(2):
+        run("crf", chain.cam, "--shard", f"{number}/2", "-o", tmp_path / f"{number}.h5")
+    assert shell(script.format(xseg=XSEG), tmp_path).stdout.decode().strip() == "out.h5"
+    assert content(tmp_path / "out.h5") == content(chain.labels)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.h5", "1.h5", "out.h5"]
+
+
+@pytest.mark.slow
 def test_standard_output_that_is_a_file_gets_one_joined_artifact(chain, tmp_path):
     done = shell(f"{XSEG} explain {chain.cls} {chain.data} > out.h5", tmp_path)
     assert done.stdout == b""

@@ -115,7 +115,9 @@ def wait_for(path, process):
         time.sleep(0.005)
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75)])
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 75), (signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGUSR2, 75)]
+)
 def test_a_stopped_command_keeps_what_is_finished_and_says_so(chain, run, tmp_path, number, status):
     out = tmp_path / "out.h5"
     cam = few_maps(chain, run, tmp_path)
