@@ -7,8 +7,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.affinity import oracle_pairs
 from tests.affinity.gather import gathered_affinity
-from xseg.affinity.loss import affinities, affinity_loss, pair_affinity
-from xseg.affinity.pairs import half_offsets, pair_labels, windows
+from xseg.affinity.loss import PairCounts, affinities, affinity_loss, pair_affinity
+from xseg.affinity.pairs import PairLabels, half_offsets, pair_labels, windows
 
 
 def draw(*shape, seed=0, dtype=torch.float64):
@@ -55,6 +55,19 @@ def test_loss_equals_the_one_summed_pair_by_pair(batch, channels, height, width,
         rtol=1e-12,
         atol=1e-14,
     )
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+def test_the_losses_of_the_parts_of_a_batch_add_up(cut):
+    features, labels = draw(3, 4, 6, 7), draw_labels(3, 6, 7)
+    pairs = pair_labels(labels)
+    whole = affinity_loss(pair_affinity(features), pairs)
+    parts = [
+        affinity_loss(pair_affinity(features[part]), PairLabels(*(mask[part] for mask in pairs)), PairCounts.of(pairs))
+        for part in (slice(0, cut), slice(cut, 3))
+    ]
+    for one, other, expected in zip(*parts, whole, strict=True):
+        torch.testing.assert_close(one + other, expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-7), (torch.float64, 1e-15)])

@@ -53,6 +53,15 @@ def test_two_processes_learn_what_one_learns_and_one_of_them_speaks(chain, run, 
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
+def test_two_processes_learn_the_affinity_that_one_learns(chain, run, tmp_path):
+    one, two = tmp_path / "one.h5", tmp_path / "two.h5"
+    command = trainers(chain)["affinity-train"]
+    run(*command, "-o", one)
+    for process in start(run, (*command, "-o", two)):
+        process.wait().expect(0)
+    assert largest_difference(one, two) < 1e-5
+
+
 @pytest.mark.parametrize("name", ["train-cls", "affinity-train"])
 def test_the_weights_do_not_depend_on_the_launcher(chain, run, tmp_path, name):
     outs = [tmp_path / f"{launcher.__name__}.h5" for launcher in (torchrun, srun)]

@@ -30,15 +30,16 @@ class Regression:
                 "y": torch.randn(self.size, 2, generator=random),
             }
 
-    def loss(self, batch, step):
+    def loss(self, batch, step, total=None):
         if self.limit and len(batch["x"]) > self.limit:
             raise torch.OutOfMemoryError("out of memory")
         self.sizes.append(len(batch["x"]))
-        loss = (self.module(batch["x"]) - batch["y"]).square().mean()
+        share = len(batch["x"]) / total["samples"] if total else 1
+        loss = share * (self.module(batch["x"]) - batch["y"]).square().mean()
         return loss, {"twice": 2 * loss}
 
-    def weight(self, batch):
-        return len(batch["x"])
+    def terms(self, batch):
+        return {"samples": len(batch["x"])}
 
 
 def run(task, checkpoint=None, clip=None, **options):
@@ -132,8 +133,8 @@ def test_a_pass_that_ran_out_of_memory_leaves_no_trace_in_the_statistics():
     tries = []
 
     class Late(Regression):
-        def loss(self, batch, step):
-            found = super().loss(batch, step)
+        def loss(self, batch, step, total=None):
+            found = super().loss(batch, step, total)
             tries.append(len(batch["x"]))
             if len(tries) == 1:
                 raise torch.OutOfMemoryError("out of memory")
@@ -147,7 +148,7 @@ def test_a_pass_that_ran_out_of_memory_leaves_no_trace_in_the_statistics():
 
 def test_memory_that_does_not_hold_one_sample_is_unavailable():
     class Hungry(Regression):
-        def loss(self, batch, step):
+        def loss(self, batch, step, total=None):
             raise RuntimeError("CUDA error: out of memory")
 
     with pytest.raises(Unavailable, match="one sample"):
@@ -156,7 +157,7 @@ def test_memory_that_does_not_hold_one_sample_is_unavailable():
 
 def test_another_error_of_the_task_is_not_taken_for_lack_of_memory():
     class Broken(Regression):
-        def loss(self, batch, step):
+        def loss(self, batch, step, total=None):
             raise RuntimeError("shapes do not match")
 
     with pytest.raises(RuntimeError, match="shapes"):

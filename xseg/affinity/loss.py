@@ -91,14 +91,30 @@ class AffinityLoss(NamedTuple):
     negative: Tensor
 
 
-def affinity_loss(affinity: Tensor, labels: PairLabels, *, epsilon: float = 1e-5) -> AffinityLoss:
+class PairCounts(NamedTuple):
+    """How many pairs of each kind there are."""
+
+    background: float
+    foreground: float
+    negative: float
+
+    @classmethod
+    def of(cls, labels: PairLabels) -> "PairCounts":
+        """Counted over the whole batch."""
+        return cls(*(float(mask.sum()) for mask in (labels.background, labels.foreground, labels.negative)))
+
+
+def affinity_loss(
+    affinity: Tensor, labels: PairLabels, counts: PairCounts | None = None, *, epsilon: float = 1e-5
+) -> AffinityLoss:
     """Cross-entropy of pairs: background / 4 + foreground / 4 + negative / 2, each over (count + 1e-5).
 
     Paper 003 prints L_fg + L_bg + 2 L_neg, four times this, and log(W) for negatives, a misprint for log(1 - W).
 
     Args:
         affinity: (B, O, h, w) from `pair_affinity`.
-        labels: masks of the same shape; counts are taken over the whole batch.
+        labels: masks of the same shape.
+        counts: pairs of the whole batch, if this is a part of it; losses of parts add up. None: this is the whole.
         epsilon: added inside both logarithms (1e-5 in psa, 1e-6 in paper 003's code).
 
     Returns:
@@ -114,14 +130,16 @@ def affinity_loss(affinity: Tensor, labels: PairLabels, *, epsilon: float = 1e-5
         negative=(labels.negative, "B O h w"),
     )
     joined, parted = -torch.log(affinity + epsilon), -torch.log(1 + epsilon - affinity)
-    background = _mean(joined, labels.background)
-    foreground = _mean(joined, labels.foreground)
-    negative = _mean(parted, labels.negative)
+    known: tuple[float | None, ...] = counts or (None, None, None)
+    background = _mean(joined, labels.background, known[0])
+    foreground = _mean(joined, labels.foreground, known[1])
+    negative = _mean(parted, labels.negative, known[2])
     return AffinityLoss(background / 4 + foreground / 4 + negative / 2, background, foreground, negative)
 
 
-def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, values, 0).sum() / (mask.sum().to(values.dtype) + 1e-5)
+def _mean(values: Tensor, mask: Tensor, count: float | None) -> Tensor:
+    total = mask.sum().to(values.dtype) if count is None else count
+    return torch.where(mask, values, 0).sum() / (total + 1e-5)
 
 
 @torch.no_grad()

@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from xseg.affinity.loss import affinity_loss, pair_affinity
+from xseg.affinity.loss import PairCounts, affinity_loss, pair_affinity
 from xseg.affinity.model import AffinityModel
-from xseg.affinity.pairs import pair_labels
+from xseg.affinity.pairs import PairLabels, pair_labels
 from xseg.artifacts.record import Record
 from xseg.datasets.index import unknown_id
 from xseg.datasets.transforms import (
@@ -26,7 +26,7 @@ from xseg.datasets.transforms import (
 from xseg.labels.confident import confident_labels
 from xseg.seeding import generator
 from xseg.training.checkpoint import Checkpoint
-from xseg.training.loop import Batch, LoopSettings, Progress, train
+from xseg.training.loop import Batch, LoopSettings, Progress, Terms, train
 from xseg.training.optim import OptimSettings, make_optimizer
 from xseg.training.order import SampleOrder
 from xseg.training.prefetch import prefetch
@@ -176,16 +176,20 @@ class AffinityTask:
             images, valid, labels = zip(*loaded, strict=True)
             yield {"images": torch.stack(images), "valid": torch.stack(valid), "labels": torch.stack(labels)}
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+    def loss(self, batch: Batch, step: int, total: Terms | None = None) -> tuple[Tensor, dict[str, float | Tensor]]:
         """The three-part loss over all pairs of the batch."""
         images = self._normalised(batch, batch["images"].device)
         affinity = pair_affinity(self._model(images), self._settings.radius)
-        parts = affinity_loss(affinity, pair_labels(batch["labels"], self._settings.radius, ignore=_NO_LABEL))
+        counts = None if total is None else PairCounts(**total)
+        parts = affinity_loss(affinity, self._pairs(batch), counts)
         return parts.total, {"bg": parts.background, "fg": parts.foreground, "neg": parts.negative}
 
-    def weight(self, batch: Batch) -> float:
-        """Number of images."""
-        return float(len(batch["images"]))
+    def terms(self, batch: Batch) -> Terms:
+        """Number of pairs of each kind."""
+        return PairCounts.of(self._pairs(batch))._asdict()
+
+    def _pairs(self, batch: Batch) -> PairLabels:
+        return pair_labels(batch["labels"], self._settings.radius, ignore=_NO_LABEL)
 
 
 def train_affinity(

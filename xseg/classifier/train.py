@@ -21,7 +21,7 @@ from xseg.errors import BadInput, UsageError
 from xseg.training.checkpoint import Checkpoint
 from xseg.training.frozen import frozen
 from xseg.training.interpolate import interpolate
-from xseg.training.loop import Batch, LoopSettings, Progress, train
+from xseg.training.loop import Batch, LoopSettings, Progress, Terms, train
 from xseg.training.optim import make_optimizer
 from xseg.training.order import SampleOrder, balanced_weights
 from xseg.training.together import Together
@@ -64,15 +64,18 @@ class ClassifierTask:
         """The network itself, so that checkpoints have its own keys."""
         return self._classifier.net
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
+    def loss(self, batch: Batch, step: int, total: Terms | None = None) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Loss of `images` (N,3,h,w) uint8 with `valid` (N,4) boxes against `labels` (N,C)."""
         images = zero_padding(self._classifier.normalise(batch["images"]), batch["valid"])
         images = images.contiguous(memory_format=self._classifier.layout)
-        return label_loss(self._classifier(images), batch["labels"], self._loss, self._smoothing), {}
+        loss = label_loss(self._classifier(images), batch["labels"], self._loss, self._smoothing)
+        if total is not None:
+            loss = loss * (self.terms(batch)["labels"] / max(total["labels"], 1.0))
+        return loss, {}
 
-    def weight(self, batch: Batch) -> float:
-        """Number of terms of the loss."""
-        return loss_weight(batch["labels"], self._loss)
+    def terms(self, batch: Batch) -> Terms:
+        """Number of labels, or of images with labels, that the loss averages over."""
+        return {"labels": loss_weight(batch["labels"], self._loss)}
 
 
 def train_classifier(

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from math import isfinite
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +18,7 @@ from xseg.training.schedule import Schedule
 from xseg.training.together import Together
 
 Batch = Mapping[str, Tensor]
+Terms = Mapping[str, float]
 Progress = Callable[[int, int, Mapping[str, float]], None]
 
 
@@ -30,11 +32,14 @@ class Task(Protocol):
     def batches(self, steps: range) -> Iterator[Batch]:
         """The batch of each step: tensors on the CPU, samples along the first axis; depends on the step alone."""
 
-    def loss(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
-        """Scalar loss of a batch (on the module's device), a mean over `weight(batch)` terms, and values to report."""
+    def loss(self, batch: Batch, step: int, total: Terms | None = None) -> tuple[Tensor, dict[str, float | Tensor]]:
+        """Scalar loss of a batch (on the module's device) and values to report, all of them means or sums of means.
 
-    def weight(self, batch: Batch) -> float:
-        """Number of terms that `loss` averages, so that parts of a batch can stand for the whole."""
+        A part of a batch is told the `total` terms of all parts: the losses of the parts add up to that of the whole.
+        """
+
+    def terms(self, batch: Batch) -> Terms:
+        """How many terms each mean in the loss is over."""
 
 
 @dataclass(frozen=True)
@@ -238,24 +243,30 @@ class _Run:
     def _accumulate(self, batch: Batch, step: int) -> dict[str, float]:
         self.optimizer.zero_grad(set_to_none=True)
         parts = _split(batch, self.state.parts)
-        weights = [self.task.weight(part) for part in parts]
-        total = self.group.sum(sum(weights)) or 1.0
+        total = self._total(parts)
         rank = self.group.rank
         sums: dict[str, float] = {}
-        for index, (part, weight) in enumerate(zip(parts, weights, strict=True)):
+        for index, part in enumerate(parts):
             key = ("step", step, *([index] * (index > 0)), *(("rank", rank.number) if rank.number else ()))
             torch.manual_seed(key_seed(self.settings.seed, *key))
             on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in part.items()}
             with autocast(self.device, self.amp):
-                loss, values = self.compute(on_device, step)
-            share = weight / total if len(parts) > 1 or rank.count > 1 else 1.0
+                loss, values = self.compute(on_device, step, total)
             found = float(loss.detach())
             if not isfinite(self.group.sum(found)):
                 raise _diverged(f"the loss is {found}", step)
-            self.scaler.scale(loss * share * rank.count).backward()  # processes average their gradients
+            self.scaler.scale(loss * rank.count).backward()  # processes average their gradients
             for name, value in {"loss": found, **values}.items():
-                sums[name] = sums.get(name, 0.0) + share * float(value.detach() if isinstance(value, Tensor) else value)
+                sums[name] = sums.get(name, 0.0) + float(value.detach() if isinstance(value, Tensor) else value)
         return {name: self.group.sum(value) for name, value in sums.items()}
+
+    def _total(self, parts: list[Batch]) -> Terms | None:
+        """Terms of a batch that several parts or processes share; None if it is whole here."""
+        if len(parts) == 1 and self.group.rank.alone:
+            return None
+        counted = [self.task.terms(part) for part in parts]
+        sums = self.group.sum_array(np.array([list(one.values()) for one in counted], np.float64).sum(0))
+        return dict(zip(counted[0], sums.tolist(), strict=True))
 
     def _report(self, values: Mapping[str, float]) -> None:
         state = self.state
@@ -275,8 +286,8 @@ class _Loss(nn.Module):
         super().__init__()
         self.trained, self._task = task.module, task
 
-    def forward(self, batch: Batch, step: int) -> tuple[Tensor, dict[str, float | Tensor]]:
-        return self._task.loss(batch, step)
+    def forward(self, batch: Batch, step: int, total: Terms | None) -> tuple[Tensor, dict[str, float | Tensor]]:
+        return self._task.loss(batch, step, total)
 
 
 def _split(batch: Batch, parts: int) -> list[Batch]:
