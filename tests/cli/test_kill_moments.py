@@ -23,10 +23,10 @@ PART_PER_IMAGE = {
 
 def steps(chain):
     return {
-        "train-cls": ("train-cls", chain.data, *MODEL, *TRAIN, "--limit", 12, "--epochs", 3),
+        "train-cls": ("train-cls", chain.data, *MODEL, *TRAIN, "--limit", 12, "--epochs", 8),
         "explain": ("explain", chain.cls, chain.data),
         "crf": ("crf", chain.cam),
-        "affinity-train": ("affinity-train", chain.labels, chain.cls, "--limit", 12, "--epochs", 3, "--crop", 64,
+        "affinity-train": ("affinity-train", chain.labels, chain.cls, "--limit", 12, "--epochs", 8, "--crop", 64,
                            "--batch-size", 6),
         "random-walk": ("random-walk", chain.cam, chain.affinity, "--log-steps", 3),
         "evaluate": ("evaluate", chain.masks, "--dataset", chain.data, "--json"),
