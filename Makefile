@@ -10,6 +10,7 @@ export OMP_WAIT_POLICY = PASSIVE
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[crf]" || echo "pydensecrf needs a C++ compiler: skipped"
 	touch $@
 
 $(VENV)/runtime: pyproject.toml constraints.txt

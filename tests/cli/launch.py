@@ -110,6 +110,7 @@ class Zygote:
         settings: dict[str, object] | None = None,
         die_at_flush: int = 0,
         noise: bool = False,
+        slow_images: float = 0.0,
     ) -> Running:
         """Fork a command.
 
@@ -120,6 +121,7 @@ class Zygote:
             env: variables to add.
             settings: `module:attribute` -> value, set in the forked process.
             die_at_flush: kill -9 at this call of fsync.
+            slow_images: seconds it takes to open an image.
             noise: a library prints to standard output all the time.
         """
         self._count += 1
@@ -133,6 +135,7 @@ class Zygote:
             "settings": settings or {},
             "die_at_flush": die_at_flush,
             "noise": noise,
+            "slow_images": slow_images,
         }
         (directory / "stdout").touch()
         pid = self.ask(request)

@@ -195,6 +195,80 @@ def test_artifact_bytes_do_not_go_into_the_log(chain, tmp_path):
     assert (tmp_path / "log").read_text().startswith("error: no -o, and standard output is the log file\n")
 
 
+@pytest.mark.parametrize(
+    ("script", "told"),
+    [
+        ("{xseg} crf {cam} 2>&1 | cat > log", "log that errors go to"),
+        ("SLURM_JOB_ID=1 bash -c '{xseg} crf {cam}; exit $?' > log", "log of a SLURM job"),
+        ("(export SLURM_JOB_ID=1; exec bash -c 'SLURM_TASK_PID=$$ exec {xseg} crf {cam}') | cat > log", "SLURM job"),
+    ],
+)
+@pytest.mark.slow
+def test_a_forgotten_output_does_not_fill_a_log_with_artifacts(chain, tmp_path, script, told):
+    done = shell(script.format(xseg=XSEG, cam=chain.cam), tmp_path, status=2)
+    assert told in done.stderr.decode() + (tmp_path / "log").read_text()
+    assert b"HDF" not in (tmp_path / "log").read_bytes()
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "SLURM_JOB_ID=1 bash -c '{xseg} crf {cam} > out.h5; exit $?' > log",
+        "SLURM_JOB_ID=1 bash -c '{xseg} crf {cam} | {xseg} merge - -o out.h5; exit $?' > log",
+        "(export SLURM_JOB_ID=1; exec bash -c 'SLURM_TASK_PID=$$ exec {xseg} crf {cam} -o -')"
+        " | {xseg} merge - -o out.h5",
+    ],
+)
+@pytest.mark.slow
+def test_a_job_may_send_artifacts_where_its_script_says(chain, tmp_path, script):
+    shell(script.format(xseg=XSEG, cam=chain.cam), tmp_path)
+    assert content(tmp_path / "out.h5") == content(chain.labels)
+
+
+@pytest.mark.slow
+def test_closed_descriptors_are_told_or_do_not_matter(chain, tmp_path):
+    assert b"standard output is closed" in shell(f"{XSEG} info {chain.cam} >&-", tmp_path, status=74).stderr
+    shell(f"{XSEG} crf {chain.cam} -o out.h5 2>&- <&-", tmp_path)
+    assert content(tmp_path / "out.h5") == content(chain.labels)
+    done = shell(f"{XSEG} info nowhere.h5 2>&1 | true; echo ${{PIPESTATUS[0]}}", tmp_path)
+    assert done.stdout.split()[-1] in {b"66", b"141"}
+
+
+@pytest.mark.parametrize("name", ["labels", "scores"])
+def test_an_output_that_is_an_input_is_refused(chain, run, tmp_path, name):
+    kept = tmp_path / "in.h5"
+    kept.write_bytes(chain.masks.read_bytes() if name == "scores" else chain.cam.read_bytes())
+    (tmp_path / "link.h5").symlink_to(kept)
+    before = kept.read_bytes()
+    command = {"labels": ("crf", kept), "scores": ("evaluate", kept, "--dataset", chain.data)}[name]
+    for output in (kept, tmp_path / "link.h5", f"{tmp_path}/./in.h5"):
+        assert "is an input" in run(*command, "-o", output, "--overwrite", status=2).stderr
+    assert kept.read_bytes() == before
+
+
+def test_what_a_link_points_at_is_replaced_and_the_link_stays(chain, run, tmp_path):
+    (tmp_path / "there.h5").write_bytes(b"old")
+    (tmp_path / "link.h5").symlink_to("there.h5")
+    run("crf", chain.cam, "-o", tmp_path / "link.h5", "--overwrite")
+    assert (tmp_path / "link.h5").is_symlink()
+    assert content(tmp_path / "there.h5") == content(chain.labels)
+
+
+def test_names_that_are_not_utf_8_are_refused_before_the_work(chain, run, tmp_path):
+    told = run("crf", chain.cam, "-o", f"{tmp_path}/nu\udcff.h5", status=2).stderr
+    assert "not UTF-8" in told
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("environment", "status"), [
+    ({"RANK": "", "WORLD_SIZE": ""}, 0),
+    ({"RANK": "²", "WORLD_SIZE": "3"}, 2),
+    ({"RANK": "0", "WORLD_SIZE": ""}, 0),
+])  # fmt: skip
+def test_ranks_that_are_no_numbers(chain, run, environment, status):
+    run("info", chain.cam, env=environment, status=status)
+
+
 def test_artifact_bytes_do_not_go_to_a_device_such_as_dev_null(chain, tmp_path):
     done = shell(f"{XSEG} explain {chain.cls} {chain.data} > /dev/null", tmp_path, status=2)
     assert done.stderr.startswith(b"error: no place for the result")

@@ -6,11 +6,14 @@
 import os
 import signal
 import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.cli.conftest import MODEL, TRAIN
+from tests.cli.launch import ROOT
 from tests.cli.read import content, failures, records, same_weights
 
 PARTS = {"xseg.runs.sinks:FileSink.seconds": 0.0}  # a part per image
@@ -151,6 +154,49 @@ def test_a_stopped_training_saves_and_continues(chain, run, tmp_path, name):
     assert (tmp_path / "out.h5.checkpoint" / "last.pt").exists()
     other = run(*command, "--epochs", 59, "-o", out, status=73)
     assert "belongs to another run" in other.stderr
+
+
+@pytest.mark.parametrize("name", ["train-cls", "affinity-train"])
+def test_ctrl_c_in_a_training_ends_with_130(chain, run, tmp_path, name):
+    out, command = tmp_path / "out.h5", trainers(chain)[name]
+    process = run.start(*command, "--epochs", 60, "-o", out, settings={"xseg.training.output:SECONDS": 0.0})
+    wait_for(tmp_path / "out.h5.checkpoint", process)
+    process.signal(signal.SIGINT)
+    assert process.wait().expect(130).stderr.startswith("error: stopped after step")
+
+
+def test_a_stopped_evaluation_writes_nothing(chain, run, tmp_path):
+    command = ("evaluate", *[chain.masks], "--dataset", chain.data, "-o", tmp_path / "out.h5")
+    process = run.start(*command, slow_images=0.5)
+    time.sleep(1)
+    process.signal(signal.SIGTERM)
+    assert "stopped by a signal" in process.wait().expect(75).stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT])
+def test_a_signal_to_the_whole_group_leaves_the_crf_processes_to_their_parent(chain, tmp_path, number):
+    pytest.importorskip("pydensecrf")
+    out = tmp_path / "out.h5"
+    words = ("crf", chain.cam, "--backend", "pydensecrf", "--workers", 2, "--iterations", 5000, "-o", out)
+    command = [sys.executable, "-m", "xseg", *map(str, words)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, start_new_session=True) as process:
+        limit = time.monotonic() + 60
+        while len(children(process.pid)) < 3:  # two workers and what keeps track of them
+            assert time.monotonic() < limit
+            time.sleep(0.01)
+        time.sleep(1)
+        os.killpg(process.pid, number)
+        told = process.stderr.read().decode()
+    assert process.returncode == (130 if number == signal.SIGINT else 75), told
+    assert "Traceback" not in told
+
+
+def children(process):
+    """Process ids, whichever thread started them."""
+    return [one for task in Path(f"/proc/{process}/task").iterdir() for one in (task / "children").read_text().split()]
 
 
 def test_a_second_signal_ends_at_once(chain, run, tmp_path):

@@ -5,6 +5,7 @@ hang, or other data. A few mutants here; `--mutants 2000` (part of `make reliabi
 """
 
 import json
+import shutil
 import time
 from collections import Counter
 from pathlib import Path
@@ -156,8 +157,9 @@ class Case:
         self.expected = self.result(ended)
 
     def read(self, data):
-        for path in self.directory.glob("out.h5"):
-            path.unlink()
+        self.out.unlink(missing_ok=True)
+        for left in self.directory.glob("out.h5.*"):  # what a refused mutant had finished
+            shutil.rmtree(left)
         for path, kept in self.beside.items():
             path.parent.mkdir(exist_ok=True)
             path.write_bytes(data if kept is self.data else kept)
@@ -168,7 +170,7 @@ class Case:
 
     def result(self, ended):
         if self.name == "scores":
-            return {key: value for key, value in json.loads(ended.stdout).items() if key not in {"path", "bytes"}}
+            return json.loads(ended.lines[0])  # of what lies behind it in the file `info` tells on further lines
         return content(self.out)
 
 
@@ -190,7 +192,7 @@ def test_a_damaged_input_is_refused_or_does_no_harm(chain, few, run, tmp_path, r
             counts["harmless" if data != case.data else "unchanged"] += 1
         else:
             assert ended.status == 65, told
-            assert ended.stderr.startswith("error: "), told
+            assert "error: " in ended.stderr, told
             assert not case.out.exists(), told
             counts["refused"] += 1
         slowest = max(slowest, seconds)

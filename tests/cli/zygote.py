@@ -10,6 +10,8 @@ import json
 import os
 import signal
 import sys
+import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -67,7 +69,9 @@ def _become(request: dict[str, Any]) -> None:
     if request["die_at_flush"]:
         _die_at_flush(request["die_at_flush"])
     if request["noise"]:
-        _make_noise()
+        _at_every_image(lambda: (print("NOISE"), os.write(1, b"NOISE\n")))
+    if request["slow_images"]:
+        _at_every_image(lambda: time.sleep(request["slow_images"]))
     sys.argv = ["xseg", *request["args"]]
     try:
         main()
@@ -85,16 +89,15 @@ def _flags(descriptor: int, name: str) -> int:
     return os.O_WRONLY if Path(name).is_fifo() else os.O_RDWR | os.O_CREAT | os.O_APPEND
 
 
-def _make_noise() -> None:
-    """A library that prints, from Python and from C, whenever a picture is opened."""
+def _at_every_image(work: Callable[[], object]) -> None:
+    """Something that happens whenever a picture is opened."""
     real = PIL.Image.open
 
-    def noisy(*args: Any, **how: Any) -> PIL.Image.Image:
-        print("NOISE")
-        os.write(1, b"NOISE\n")
+    def opened(*args: Any, **how: Any) -> PIL.Image.Image:
+        work()
         return real(*args, **how)
 
-    PIL.Image.open = noisy  # type: ignore[assignment]
+    PIL.Image.open = opened  # type: ignore[assignment]
 
 
 def _die_at_flush(number: int) -> None:

@@ -38,6 +38,7 @@ class Memory:
 
     complete = False
     header = header()
+    left_off = ("stopped", "run it again")
 
     def __init__(self, finished=(), seconds=60.0):
         self.finished, self.seconds, self.parts, self.closed = set(finished), seconds, [], False

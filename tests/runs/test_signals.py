@@ -55,6 +55,46 @@ def test_a_second_signal_ends_the_process_at_once(first, second, status):
         assert time.monotonic() - started < 10
 
 
+LONG_CALL = """
+import hashlib
+from xseg.runs.signals import stop_flag
+with stop_flag():
+    print("ready", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)  # minutes inside of C
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_second_signal_ends_a_process_that_is_deep_inside_of_a_library(name, status):
+    with subprocess.Popen([sys.executable, "-c", LONG_CALL], stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout.readline() == "ready\n"
+        child.send_signal(getattr(signal, name))
+        time.sleep(0.3)
+        assert child.poll() is None
+        child.send_signal(getattr(signal, name))
+        assert child.wait(timeout=20) == status
+
+
+WHILE_IMPORTING = """
+import os, signal, sys
+import xseg.__main__
+
+class Finder:
+    def find_spec(self, name, *_):
+        if name == "xseg.cli":
+            os.kill(os.getpid(), getattr(signal, sys.argv[1]))
+
+sys.meta_path.insert(0, Finder())
+xseg.__main__.main()
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGTERM", 75), ("SIGUSR1", 75), ("SIGINT", 130)])
+def test_a_signal_that_comes_before_anything_is_imported_ends_with_its_status_and_no_word(name, status):
+    done = subprocess.run([sys.executable, "-c", WHILE_IMPORTING, name], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
 def test_a_block_inside_a_block_shares_its_flag():
     with stop_flag() as outer:
         with stop_flag() as inner:

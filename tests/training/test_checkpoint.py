@@ -106,6 +106,38 @@ def test_saves_are_due_by_steps_and_by_time(tmp_path):
     assert Checkpoint(tmp_path / "b", "r", seconds=0).due(1)
 
 
+def test_what_others_put_into_the_directory_stays(checkpoint):
+    checkpoint.save({"step": 1})
+    (checkpoint.directory / "precious.txt").write_text("mine")
+    checkpoint.remove()
+    assert [path.name for path in checkpoint.directory.iterdir()] == ["precious.txt"]
+
+
+def test_a_directory_that_is_a_link_is_used_and_left(tmp_path):
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "out.h5.checkpoint").symlink_to(tmp_path / "scratch")
+    checkpoint = Checkpoint(tmp_path / "out.h5", "run-a")
+    checkpoint.claim()
+    checkpoint.save({"step": 1})
+    assert checkpoint.load()["step"] == 1
+    checkpoint.remove()
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_what_a_kill_left_half_written_is_swept(checkpoint):
+    (checkpoint.directory / "tmp-abc").write_bytes(b"half")
+    checkpoint.claim()
+    assert [path.name for path in checkpoint.directory.iterdir()] == ["run"]
+
+
+def test_a_file_in_the_place_of_the_directory_is_told(tmp_path):
+    (tmp_path / "out.h5.checkpoint").write_text("")
+    with pytest.raises(CannotCreate, match="in the way"):
+        Checkpoint(tmp_path / "out.h5", "run-a").claim()
+    Checkpoint(tmp_path / "out.h5", "run-a").remove()
+    assert (tmp_path / "out.h5.checkpoint").exists()
+
+
 def test_it_is_gone_after_removal(checkpoint):
     checkpoint.save({"step": 1})
     checkpoint.remove()

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from xseg.errors import Stopped, Unavailable, UsageError
+from xseg.errors import BadInput, Stopped, Unavailable, UsageError
 from xseg.training.checkpoint import Checkpoint
 from xseg.training.loop import LoopSettings, train
 from xseg.training.optim import OptimSettings, make_optimizer
@@ -95,6 +95,17 @@ def test_a_crash_between_two_checkpoints_is_made_good(tmp_path):
     assert checkpoint.load()["state"]["step"] == 6
     run(resumed, checkpoint)
     assert same(resumed.module, whole.module)
+
+
+def test_a_checkpoint_of_other_shapes_is_told(tmp_path):
+    task, checkpoint = Regression(), Checkpoint(tmp_path / "out", "run")
+    checkpoint.claim()
+    run(task, checkpoint)
+    state = checkpoint.load()
+    state["module"]["3.weight"] = torch.zeros(1, 1)
+    checkpoint.save(state)
+    with pytest.raises(BadInput, match="does not fit"):
+        run(Regression(), checkpoint)
 
 
 def test_a_finished_run_is_not_trained_again(tmp_path):

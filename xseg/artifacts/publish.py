@@ -25,6 +25,8 @@ def publish(path: Path, write: Callable[[BinaryIO], object], *, overwrite: bool 
         CannotCreate: the name is taken or the directory cannot be written.
         OutputFailed: the disk is full or fails; nothing is left behind.
     """
+    if path.is_symlink():
+        path = path.resolve()  # the link stays, what it points at is replaced
     temporary = _temporary(path)
     with output_errors(path):
         try:

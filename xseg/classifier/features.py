@@ -55,7 +55,7 @@ def stage_modules(classifier: Classifier, count: int) -> list[str]:
     layers = feature_layers(classifier)
     if not 0 <= count < len(layers):
         paths = ", ".join(layer.path for layer in layers)
-        raise UsageError(f"--frozen {count}: the network has {len(layers)} stages", f"fewer of: {paths}")
+        raise UsageError(f"--freeze {count}: the network has {len(layers)} stages", f"fewer of: {paths}")
     if not count:
         return []
     made = [call.path for call in trace(classifier.net, classifier.config.input_size)[0]]

@@ -5,22 +5,23 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from xseg.cli.console import ConsoleReporter, tell_error
 from xseg.cli.options import SHARED, TALK
 from xseg.cli.stdout import Stdout, stdout_aside
-from xseg.errors import OutputFailed, Status, UsageError, XsegError
+from xseg.errors import OutputFailed, Status, Stopped, UsageError, XsegError
 from xseg.runs.ranks import this_rank
 from xseg.runs.shards import Shard
-from xseg.runs.signals import past_stopping, stop_flag
+from xseg.runs.signals import StopFlag, past_stopping, stop_flag
 from xseg.runs.target import Target
 from xseg.stages import stage
+from xseg.version import __version__
 
 if TYPE_CHECKING:
     from xseg.runs.runtime import Runtime
@@ -33,6 +34,21 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Image-level labels to segmentation masks through explanation heatmaps.",
 )
+
+
+def _tell_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"xseg {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _every_command(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, callback=_tell_version, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
 
 
 class Context:
@@ -81,16 +97,33 @@ def command(name: str, *shared: str) -> Callable[[Callable[..., Status | None]],
 
 
 def _guarded(function: Callable[..., Status | None], name: str, options: dict[str, Any], own: dict[str, Any]) -> Status:
+    with stop_flag() as stop:
+        return _told(function, name, options, own, stop)
+
+
+def _told(
+    function: Callable[..., Status | None],
+    name: str,
+    options: dict[str, Any],
+    own: dict[str, Any],
+    stop: StopFlag,
+) -> Status:
+    """Run the command; errors are told and become a status."""
     try:
-        with stdout_aside() as stdout, stop_flag() as stop:
+        with stdout_aside() as stdout:
             verbosity = -1 if options["quiet"] else options["verbose"]
             reporter = ConsoleReporter(options["progress"], verbosity)
             try:
+                _refuse_words(sys.argv)
+                _refuse_inputs(options, own)
                 runtime = _runtime(options, stdout)
                 runtime.reporter, runtime.stop = reporter, stop
                 return function(Context(runtime, stdout, options["json"]), **own) or Status.OK
             finally:
                 reporter.close()
+    except Stopped as error:
+        tell_error(error)
+        return error.status if stop.signal is None else stop.status
     except XsegError as error:
         if os.environ.get("XSEG_DEBUG"):
             traceback.print_exc()
@@ -105,6 +138,31 @@ def _guarded(function: Callable[..., Status | None], name: str, options: dict[st
         return tell_error(
             OutputFailed(f"{error.filename or 'output'}: {error.strerror}", "free some space and run again")
         )
+
+
+def _refuse_words(words: Sequence[str]) -> None:
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"{word.encode(errors='replace').decode()}: not UTF-8", "rename it") from error
+
+
+def _refuse_inputs(options: dict[str, Any], own: dict[str, Any]) -> None:
+    """Refuse an output that is one of the inputs: it would be replaced by what is made of it."""
+    output = options.get("output") or options.get("score_output")
+    if output in {None, "-"} or not Path(str(output)).exists():
+        return
+    for value in own.values():
+        for name in value if isinstance(value, list | tuple) else [value]:
+            if isinstance(name, str | Path) and _is_same_file(name, str(output)):
+                raise UsageError(f"-o {output} is an input of this command", "give another -o")
+
+
+def _is_same_file(name: str | Path, output: str) -> bool:
+    with suppress(OSError, ValueError):
+        return Path(name).is_file() and Path(name).samefile(output)
+    return False
 
 
 _DISK_ERRORS = {5, 27, 28, 122}  # EIO, EFBIG, ENOSPC, EDQUOT
@@ -129,6 +187,8 @@ def _runtime(options: dict[str, Any], stdout: Stdout) -> "Runtime":
     if options.get("shard"):
         known["shard"] = Shard.parse(options["shard"])
     target = stdout.target(options["output"]) if "output" in options else Target()
+    if options.get("output_dir"):
+        target = Target(path=Path(options["output_dir"]))
     if options.get("score_output") == "-":
         raise UsageError("-o -: scores go to a file", "give -o PATH, or print the result with --json")
     if options.get("score_output"):
@@ -136,9 +196,25 @@ def _runtime(options: dict[str, Any], stdout: Stdout) -> "Runtime":
     return Runtime(target=target, argv=("xseg", *sys.argv[1:]), rank=this_rank(), **known)
 
 
+def _open_what_is_closed() -> None:
+    # The next file that is opened would get the number, and what a library prints would go into it.
+    for handle, mode in enumerate((os.O_RDONLY, os.O_WRONLY, os.O_WRONLY)):
+        try:
+            os.fstat(handle)
+        except OSError:
+            opened = os.open(os.devnull, mode)
+            if opened != handle:
+                os.dup2(opened, handle)
+                os.close(opened)
+            if handle == 1:
+                closed = OutputFailed("standard output is closed", "redirect it to /dev/null if nobody reads it")
+                sys.exit(int(tell_error(closed)))
+
+
 def main() -> None:
     """Entry point: run the command line and end with its status."""
     status: int = Status.OK
+    _open_what_is_closed()
     with stop_flag():
         try:
             app()

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from contextlib import suppress
 
 from xseg.errors import Status, UsageError, XsegError
 
@@ -68,7 +69,7 @@ class ConsoleReporter:
             self._write(message)
 
     def _write(self, message: str) -> None:
-        text = _plain(message)
+        text = plain(message)
         if self._bar:
             self._bar.print(text)
         else:
@@ -112,15 +113,17 @@ class _Bar:
         self._progress.stop()
 
 
-def _plain(message: str) -> str:
-    # Ids and class names come from files: they must not steer the terminal.
+def plain(message: str) -> str:
+    """The message without control characters: ids and class names come from files, and must not steer a terminal."""
     return "".join(letter if letter.isprintable() or letter == "\n" else "?" for letter in message)
 
 
 def tell_error(error: XsegError) -> Status:
     """Print an error as the user should see it; returns the status to end with."""
-    if error.problem:
-        sys.stderr.write(f"error: {_plain(error.problem)}\n")
-    if error.hint:
-        sys.stderr.write(f"hint: {_plain(error.hint)}\n")
+    with suppress(OSError):  # nobody may be listening any more
+        if error.problem:
+            sys.stderr.write(f"error: {plain(error.problem)}\n")
+        if error.hint:
+            sys.stderr.write(f"hint: {plain(error.hint)}\n")
+        sys.stderr.flush()
     return error.status

@@ -23,8 +23,12 @@ def crf(
     alpha_high: Annotated[float, typer.Option(help="psa: exponent of the strict background.")] = 32.0,
     thresholds: Annotated[str, typer.Option(help="irn: background scores for foreground and background.")] = "0.3,0.05",
     posteriors: Annotated[bool, typer.Option("--posteriors", help="psa: also store both posteriors.")] = False,
-    background: Annotated[float, typer.Option(help="Background score where the maps have none.")] = 0.2,
-    alpha: Annotated[float | None, typer.Option(help="Exponent of (1 - max)^alpha instead.")] = None,
+    background: Annotated[
+        float | None, typer.Option(help="--masks, --heatmaps: background score where the maps have none; 0.2.")
+    ] = None,
+    alpha: Annotated[
+        float | None, typer.Option(help="--masks, --heatmaps: exponent of (1 - max)^alpha instead.")
+    ] = None,
     confidence: Annotated[float, typer.Option(help="Probability of a hard label before the CRF.")] = 0.7,
     iterations: Annotated[int, typer.Option(min=0, help="Mean-field steps.")] = 10,
     gaussian_sxy: Annotated[float, typer.Option(help="Deviation of the position kernel, pixels.")] = 3.0,
@@ -60,6 +64,10 @@ def crf(
     require_one_of("--mode", mode, "psa", "irn")
     if masks and heatmaps:
         raise UsageError("--masks and --heatmaps exclude each other")
+    if alpha is not None and background is not None:
+        raise UsageError("--alpha and --background exclude each other")
+    if (alpha is not None or background is not None) and not (masks or heatmaps):
+        raise UsageError("--alpha and --background belong to --masks and --heatmaps", "see --alpha-low, --alpha-high")
     with meaningful():
         options = CrfOptions(
             writes="masks" if masks else "heatmaps" if heatmaps else "pseudolabels",
@@ -68,7 +76,7 @@ def crf(
             alpha_high=alpha_high,
             thresholds=pair_of(thresholds, "--thresholds"),
             confidence=confidence,
-            background=background,
+            background=0.2 if background is None else background,
             alpha=alpha,
             kernels=Kernels(gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations),
             preparation=Preparation(sign, clip_percentile, root, blur, sharpen),  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DatasetIn = Annotated[str, typer.Argument(metavar="DATASET", help="A directory, file, .tar or .zip with images.")]
 SplitOpt = Annotated[str | None, typer.Option(help="Name of a list of images; default: all.")]
+TrainSplitOpt = Annotated[str | None, typer.Option(help="Name of a list of images; default: train, else all.")]
 FormatOpt = Annotated[
     str | None, typer.Option("--format", help="voc, folder, csv, pairs or images; default: recognised.")
 ]
@@ -27,14 +28,17 @@ def dataset_of(location: str, format_: str | None, split: str | None, context: C
     """The data set a command was given, cut to `--limit`."""
     from xseg.datasets import open_dataset
 
-    return open_dataset(location, format=format_, split=split).limited(context.runtime.limit)
+    return open_dataset(location, format=format_, split=split, images=context.runtime.images).limited(
+        context.runtime.limit
+    )
 
 
 def trainer_data(location: str, format_: str | None, split: str | None, context: Context) -> "Dataset":
     """The data set of a trainer: split `train` where there is one and none was named."""
     from xseg.datasets import open_dataset
 
-    dataset = open_dataset(location, format=format_, split=split, default_split="train")
+    images = context.runtime.images
+    dataset = open_dataset(location, format=format_, split=split, default_split="train", images=images)
     return dataset.limited(context.runtime.limit)
 
 

@@ -20,7 +20,9 @@ def evaluate(
     protocol: Annotated[str, typer.Option(help="segmentation.")] = "segmentation",
     threshold: Annotated[float | None, typer.Option(help="Background score for maps without background; 0.2.")] = None,
     tune_on: Annotated[str | None, typer.Option(metavar="SPLIT", help="Choose the threshold on this split.")] = None,
-    tune_with: Annotated[list[str] | None, typer.Option(metavar="INPUT", help="Heatmaps of that split.")] = None,
+    tune_with: Annotated[
+        list[str] | None, typer.Option(metavar="INPUT", help="Heatmaps of that split, if INPUT does not cover it.")
+    ] = None,
     average: Annotated[str, typer.Option(help="Mean over classes: present, or psa (absent ones count 0).")] = "present",
     bootstrap: Annotated[int, typer.Option(min=2, help="Resamples for the 95 % interval.")] = 1000,
     split: SplitOpt = None,
@@ -39,6 +41,8 @@ def evaluate(
     require_one_of("--average", average, "present", "psa")
     if threshold is not None and tune_on is not None:
         raise UsageError("--threshold and --tune-on exclude each other")
+    if tune_with and tune_on is None:
+        raise UsageError("--tune-with without --tune-on", "name the split it covers: --tune-on SPLIT")
     tuning = None
     if tune_on is not None:
         tuning = Tuning(open_dataset(dataset, format=format_, split=tune_on), tuple(tune_with or ()))

@@ -7,10 +7,9 @@ import typer
 
 from xseg.cli.command import Context, command
 from xseg.cli.merge import ArtifactsIn
-from xseg.cli.options import OUTPUT
 
 
-@command("export", *OUTPUT, "allow_missing")
+@command("export", "output_dir", "overwrite", "allow_missing")
 def export(
     context: Context,
     inputs: ArtifactsIn,

@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from xseg.cli.command import Context, command
+from xseg.cli.console import plain
 from xseg.cli.merge import ArtifactsIn
 from xseg.errors import BadInput
 
@@ -17,7 +18,7 @@ def info(context: Context, inputs: ArtifactsIn) -> None:
     from xseg.artifacts.inspect import describe
     from xseg.artifacts.stream import parts
 
-    for part in parts(inputs):
+    for part in context.runtime.stop.between(parts(inputs)):
         with part:
             facts = describe(part)
             context.stdout.line(json.dumps(facts) if context.json else _text(part.where, facts))
@@ -33,7 +34,7 @@ def validate(context: Context, inputs: ArtifactsIn) -> None:
     from xseg.artifacts.stream import parts
 
     found: list[dict[str, Any]] = []
-    for part in parts(inputs):
+    for part in context.runtime.stop.between(parts(inputs)):
         with part:
             wrong = list(problems(part))
             found.append({"input": part.where, "kind": part.header.kind, "problems": wrong})
@@ -51,4 +52,4 @@ def _text(where: str, facts: dict[str, object]) -> str:
     for key, value in facts.items():
         text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
         lines.append(f"  {key:14} {text if len(text) <= 300 else text[:297] + '...'}")
-    return "\n".join(lines)
+    return plain("\n".join(lines))  # names and attributes come from files

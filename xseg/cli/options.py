@@ -28,14 +28,17 @@ SHARED: Shared = {
         Annotated[
             Path | None,
             typer.Option(
-                help="Where the images are, if they were moved: a directory, .tar or .zip [env: XSEG_IMAGES]."
+                help="Where the images are, if not beside their list, or moved: a directory, .tar, .zip [XSEG_IMAGES]."
             ),
         ],
         None,
     ),
     "device": (Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")], "auto"),
     "batch_size": (
-        Annotated[int | None, typer.Option(min=1, help="Images at once; explain on a CPU: 1 if not given.")],
+        Annotated[
+            int | None,
+            typer.Option(min=1, help="Images at once; default: 16 in train-cls, else 8, explain on a CPU: 1."),
+        ],
         None,
     ),
     "workers": (Annotated[int | None, typer.Option(min=0, help="Loading threads; default: one per core.")], None),
@@ -54,7 +57,14 @@ SHARED: Shared = {
     "max_failures": (Annotated[int, typer.Option(min=0, help="Images that may fail before the status becomes 3.")], 0),
     "json": (Annotated[bool, typer.Option("--json", help="Print one JSON object instead.")], False),
     "quiet": (Annotated[bool, typer.Option("-q", "--quiet", help="No progress.")], False),
-    "verbose": (Annotated[int, typer.Option("-v", "--verbose", count=True, help="More details.")], 0),
+    "verbose": (
+        Annotated[int, typer.Option("-v", "--verbose", count=True, show_default=False, help="A line per image.")],
+        0,
+    ),
+    "output_dir": (
+        Annotated[str | None, typer.Option("-o", "--output", metavar="DIR", help="Directory for the PNGs.")],
+        None,
+    ),
     "progress": (Annotated[str, typer.Option(help="auto, always or never.")], "auto"),
 }
 

@@ -8,11 +8,11 @@ import typer
 from xseg.cli.command import Context, command
 from xseg.cli.data import FormatOpt, SplitOpt
 from xseg.cli.merge import ArtifactsIn
-from xseg.cli.options import INPUT, OUTPUT
+from xseg.cli.options import INPUT
 from xseg.errors import Status
 
 
-@command("show", *OUTPUT, "images", "limit", *INPUT)
+@command("show", "output_dir", "overwrite", "images", "limit", *INPUT)
 def show(
     context: Context,
     inputs: ArtifactsIn,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.data import DatasetIn, FormatOpt, SplitOpt
+from xseg.cli.data import DatasetIn, FormatOpt, TrainSplitOpt
 from xseg.cli.options import TRAINING, require_one_of
 from xseg.errors import UsageError
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MODEL, LEARN, AUGMENT = "Model", "Learning", "Images"
 
 
-@command("train-cls", *TRAINING)
+@command("train-cls", *TRAINING, "images")
 def train_cls(
     context: Context,
     dataset: DatasetIn,
@@ -55,7 +55,7 @@ def train_cls(
     interpolate: Annotated[float, typer.Option(help="Final weights: this far from the first to the learned.")] = 1.0,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     val_split: Annotated[str | None, typer.Option(help="Measure average precision on this split at the end.")] = None,
-    split: SplitOpt = None,
+    split: TrainSplitOpt = None,
     format_: FormatOpt = None,
 ) -> None:
     """Train a classifier from image-level labels.

@@ -12,7 +12,7 @@ from PIL import Image
 from xseg.errors import BadInput
 
 MAX_PIXELS = 1 << 27
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM", "MPO")  # none that runs another program to decode
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF", "PPM")  # none that runs another program to decode
 _ORIENTATION = 0x0112
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -107,7 +107,12 @@ def _opened(data: bytes, name: str, load: bool = True) -> Iterator[Image.Image]:
     except _DECODER_ERRORS as error:
         if not data:
             raise BadInput(f"{name}: an empty file", "restore it") from error
-        reason = "not an image that is read" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        if isinstance(error, Image.UnidentifiedImageError):
+            kinds = ", ".join(FORMATS)
+            raise BadInput(
+                f"{name}: not an image of a kind that is read ({kinds})", "convert it, or leave it out"
+            ) from error
+        reason = str(error)
         raise BadInput(f"{name}: corrupt, truncated or too big ({reason})", "restore it, or leave it out") from error
 
 

@@ -39,6 +39,14 @@ class Item:
     mask: str | None = None
 
 
+_LABEL_HINTS = {
+    "voc": "add labels.csv (id,classes) or Annotations/*.xml",
+    "pairs": "make a csv of path,classes for training; masks are for evaluation",
+    "images": "make a csv of path,classes, or one directory per class with nothing else beside them (a single class, or"
+    " directories inside of directories: --format folder)",
+}
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Images in work-list order with what is known of them.
@@ -108,9 +116,11 @@ class Dataset:
             return self
         found = f"{len(bare)} of {len(self.items)} images have none"
         if bare and len(bare) < len(self.items):
-            hint = f"add the row or annotation of {bare[0]!r}, or leave these images out of the list"
+            hint = f"add the row or annotation of {bare[0]!r}, leave these images out, or explain --targets predicted"
+        elif not bare:
+            found, hint = "the label column names no class", "write the classes of each image into it"
         else:
-            hint = "add labels.csv (id,classes) or Annotations/*.xml, or force --format folder or csv"
+            hint = _LABEL_HINTS.get(self.format, _LABEL_HINTS["images"])
         raise BadInput(f"{self._name} (read as {self.format}): image-level labels are needed, {found}", hint)
 
     def require_masks(self) -> "Dataset":

@@ -11,7 +11,12 @@ from xseg.errors import BadInput, UsageError
 
 
 def open_dataset(
-    location: str | Path, *, format: str | None = None, split: str | None = None, default_split: str | None = None
+    location: str | Path,
+    *,
+    format: str | None = None,
+    split: str | None = None,
+    default_split: str | None = None,
+    images: Path | None = None,
 ) -> Dataset:
     """Read the index of a data set; image files are not touched, so a missing one is told when it is read.
 
@@ -20,9 +25,10 @@ def open_dataset(
         format: a name in `FORMATS`; None recognises it.
         split: the list to take; None takes all images.
         default_split: taken when `split` is None and the data set has a list of that name (trainers: `train`).
+        images: a directory, .tar or .zip that the paths in lists are relative to; None: where the lists are.
 
     Raises:
-        InputMissing: nothing is at `location`.
+        InputMissing: nothing is at `location`, or `images`.
         UsageError: unknown format or split; the message names those that exist.
         BadInput: not laid out as the format needs, no image in it, or two images with one id.
     """
@@ -37,7 +43,9 @@ def open_dataset(
         raise UsageError(f"--split {split}: no such list in {location} (read as {name})", hint)
     listing = reader.read(place, split)
     _check(listing, f"{location}" + (f" (split {split})" if split else ""))
-    return Dataset(Path(location), name, split, listing.classes, listing.items, place.storage)
+    return Dataset(
+        Path(location), name, split, listing.classes, listing.items, open_storage(images) if images else place.storage
+    )
 
 
 def _place(location: Path) -> Place:

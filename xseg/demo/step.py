@@ -13,7 +13,7 @@ from typing import Any
 
 from xseg.datasets.synthetic import write_synthetic
 from xseg.demo.commands import IMAGES, Step, data_directory, steps
-from xseg.errors import CannotCreate, Status, Stopped, XsegError
+from xseg.errors import CannotCreate, Status, XsegError
 from xseg.exchange.png import write_whole
 from xseg.runs.runtime import Runtime
 from xseg.version import __version__
@@ -99,8 +99,8 @@ def _run(step: Step, runtime: Runtime) -> dict[str, Score]:
     )
     output = _finished(process, runtime.stop)
     if runtime.stop() or process.returncode in {Status.STOPPED, Status.INTERRUPTED}:
-        error = Stopped("the demo was stopped; finished work is kept", "run the same command again to continue")
-        error.status = runtime.stop.status if runtime.stop() else Status(process.returncode)
+        error = runtime.stop.stopped("the demo was stopped; finished work is kept", "run the same command to continue")
+        error.status = error.status if runtime.stop() else Status(process.returncode)
         raise error
     if process.returncode:
         raise _failure(step, process.returncode)

@@ -34,7 +34,7 @@ def export(inputs: Sequence[str], threshold: float | None, runtime: Runtime) -> 
     source = RecordSource(inputs, KINDS, allow_missing=runtime.allow_missing, notice=runtime.reporter.note)
     runtime.reporter.start("export", len(source.expected))
     count = 0
-    for record in source:
+    for record in runtime.stop.between(source):
         mask = label_map_of(record, len(source.header.classes), threshold)
         if mask is None:
             raise UsageError(

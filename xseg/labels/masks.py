@@ -51,7 +51,7 @@ class Preparation:
             ValueError: an unknown sign, a percentile outside (0,100], a root or power not above 0, a negative blur.
         """
         if self.sign not in ("positive", "both"):
-            raise ValueError(f"sign is {self.sign!r}, needed 'positive' or 'both'")
+            raise ValueError(f"--sign {self.sign}: unknown, needed 'positive' or 'both'")
         if not (0 < self.clip_percentile <= 100 and self.root > 0 and self.blur >= 0):
             raise ValueError(f"found {self}, needed a percentile in (0,100], root above 0 and blur of at least 0")
         if self.sharpen is not None and not self.sharpen > 0:

@@ -1,7 +1,6 @@
 """A CRF backend that holds the GIL, run in several processes."""
 
 import multiprocessing
-import signal
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from xseg.labels.meanfield import Backend, Kernels
+from xseg.runs.signals import signals_held
 
 
 class _Pooled:
@@ -24,7 +24,8 @@ class _Pooled:
 
     def infer(self, unary: Tensor, images: Tensor, kernels: Kernels) -> Tensor:
         """See `Backend.infer`."""
-        answer = self._pool.submit(_infer, self._engine, unary.numpy(), images.numpy(), kernels)
+        with signals_held():  # a signal to the whole group must not end the process that this may start
+            answer = self._pool.submit(_infer, self._engine, unary.numpy(), images.numpy(), kernels)
         return torch.from_numpy(answer.result())
 
 
@@ -33,13 +34,11 @@ def in_processes(engine: Backend, workers: int) -> Iterator[Backend]:
     """`engine` in `workers` processes, which end with the block."""
     # Not fork: torch's threads do not survive one.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_leave_signals_to_the_parent) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
         yield _Pooled(engine, pool)
 
 
-def _leave_signals_to_the_parent() -> None:
-    # Ctrl-C reaches the whole group; the parent lets running images finish.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _one_thread() -> None:
     torch.set_num_threads(1)
 
 

@@ -63,7 +63,7 @@ def show(inputs: Sequence[str], truth: Dataset | None, runtime: Runtime) -> Stat
     runtime.reporter.start("show", wanted)
     photographs, failed = Photographs(source, runtime), 0
     rows: list[Row] = []
-    for record in source:
+    for record in runtime.stop.between(source):
         if record.index not in source.expected[:wanted]:
             continue
         try:

@@ -58,6 +58,7 @@ class ImageRun:
             return
         self._records.append(record)
         self._bytes += record.nbytes
+        self._reporter.detail(f"done: {record.id}")
         self._reporter.advance(1)
         self._part_if_due()
 
@@ -81,9 +82,7 @@ class ImageRun:
         """
         if self._stop():
             self.flush()
-            error = Stopped("stopped by a signal; finished images are kept", "run the same command again to continue")
-            error.status = self._stop.status
-            raise error
+            raise self._stop.stopped(*self._sink.left_off)
 
     def flush(self) -> None:
         """Publish what is collected as a part."""
@@ -245,7 +244,10 @@ def execute(
         if isinstance(jobs, RecordSource):
             jobs = _marked(jobs, sink)
         process(run, jobs, load, compute, batch_size=batch_size, workers=workers)
-        for failure in carried():
+        earlier = list(carried())
+        if earlier:
+            runtime.reporter.note(f"{len(earlier)} images failed in an earlier step and have no result here")
+        for failure in earlier:
             if run.wanted(failure.index):
                 run.carry(failure)
         run.close()

@@ -1,6 +1,7 @@
 """Which of several processes this is, as srun or torchrun say."""
 
 import os
+import re
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -44,12 +45,13 @@ def this_rank(environment: Mapping[str, str] = os.environ) -> Rank:
         UsageError: variables that contradict each other.
     """
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    environment = {name: value for name, value in environment.items() if value}
     if not {"RANK", "WORLD_SIZE"} <= environment.keys():
         names = ("SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID")
         if not set(names) <= environment.keys():
             return Rank()
     number, count, local = (environment.get(name, "0") for name in names)
-    if not (number + count + local).isdigit() or not int(number) < int(count):
+    if not all(re.fullmatch("[0-9]+", text) for text in (number, count, local)) or not int(number) < int(count):
         raise UsageError(f"{names[0]}={number}, {names[1]}={count}: no rank among so many", "use srun or torchrun")
     return Rank(int(number), int(count), int(local))
 
@@ -61,7 +63,10 @@ def meeting_point(environment: Mapping[str, str] = os.environ) -> tuple[str, int
         Unavailable: several nodes, and no way to learn which is the first.
     """
     if {"MASTER_ADDR", "MASTER_PORT"} <= environment.keys():
-        return environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+        port_given = environment["MASTER_PORT"]
+        if not re.fullmatch("[0-9]{1,5}", port_given):
+            raise UsageError(f"MASTER_PORT={port_given}: no port", "use srun or torchrun, or export a number")
+        return environment["MASTER_ADDR"], int(port_given)
     job, step = (environment.get(name, "0") for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     port = FIRST_PORT + (int(job) * 7 + int(step)) % PORTS if (job + step).isdigit() else FIRST_PORT
     if environment.get("SLURM_STEP_NUM_NODES", "1") == "1":

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from xseg.artifacts.header import Header
-from xseg.errors import UsageError
+from xseg.errors import InputMissing, UsageError
 from xseg.runs.ranks import Rank
 from xseg.runs.reporter import Reporter, Silent
 from xseg.runs.shards import Shard
@@ -76,7 +76,9 @@ class Runtime:
         elif self.target.file is not None:
             with tempfile.TemporaryDirectory(prefix="xseg-") as directory:
                 path = Path(directory) / "output.h5"
-                yield FileSink(path, header)
+                sink = FileSink(path, header)
+                sink.left_off = ("stopped by a signal; nothing was written", "with -o PATH, finished images are kept")
+                yield sink
                 copy_to(path, self.target.file)
         else:
             yield FileSink(self.path, header, resume=self.resume, overwrite=self.overwrite, notice=self.reporter.note)
@@ -93,9 +95,16 @@ class Runtime:
         return self.target.path
 
     def image_roots(self, hint: str) -> list[Path]:
-        """Where images are looked up: `--images`, then XSEG_IMAGES, then the artifact's own hint."""
-        named = [self.images, os.environ.get("XSEG_IMAGES"), hint]
-        return [Path(root) for root in named if root]
+        """Where images are looked up: `--images`, then XSEG_IMAGES, then the artifact's own hint.
+
+        Raises:
+            InputMissing: one of the first two is not there.
+        """
+        asked = {"--images": self.images, "XSEG_IMAGES": os.environ.get("XSEG_IMAGES")}
+        for name, root in asked.items():
+            if root and not Path(root).exists():
+                raise InputMissing(f"{name} {root}: not there", "give a directory, .tar or .zip")
+        return [Path(root) for root in (*asked.values(), hint) if root]
 
 
 def copy_to(path: Path, handle: int) -> None:

@@ -24,6 +24,7 @@ class Sink(Protocol):
         finished: positions of the work list that need no work any more.
         complete: nothing is left to do, the output is there.
         seconds: a part is closed after this time.
+        left_off: what a run that is stopped here leaves behind, and how to go on.
         header: identity of the output; its shard may still be found out from a stream.
     """
 
@@ -31,6 +32,7 @@ class Sink(Protocol):
     finished: set[int]
     complete: bool
     seconds: float
+    left_off: tuple[str, str]
 
     def write(self, records: Sequence[Record], failures: Sequence[Failure]) -> None:
         """Publish one part."""
@@ -43,6 +45,7 @@ class FileSink:
     """An artifact at a path. What is finished survives any end of the process as `OUT.parts/`."""
 
     seconds = 60.0
+    left_off = ("stopped by a signal; finished images are kept", "run the same command again to continue")
 
     def __init__(
         self,
@@ -135,6 +138,7 @@ class PipeSink:
 
     seconds = 2.0
     complete = False
+    left_off = ("stopped by a signal; what was finished was passed on", "run the whole pipe again")
 
     def __init__(self, handle: int, header: Header) -> None:
         self.finished: set[int] = set()

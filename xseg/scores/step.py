@@ -189,7 +189,7 @@ def _add_all(score: SegmentationScore, source: RecordSource, dataset: Dataset, r
     wanted = {item.id for item in dataset.items}
     runtime.reporter.start("evaluate", len(wanted))
     failed, seen = 0, set()
-    for record, truth in _with_truth(source, dataset, wanted, runtime):
+    for record, truth in runtime.stop.between(_with_truth(source, dataset, wanted, runtime)):
         seen.add(record.id)
         try:
             _add(score, record, truth)

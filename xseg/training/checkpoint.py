@@ -4,14 +4,15 @@ import hashlib
 import io
 import logging
 import os
-import shutil
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from xseg.artifacts.publish import output_errors, publish
 from xseg.classifier.weights import UNREADABLE
 from xseg.errors import BadInput, CannotCreate, OutputFailed
 
@@ -58,19 +59,28 @@ class Checkpoint:
             CannotCreate: it belongs to another run, or cannot be created.
         """
         owner = self.directory / "run"
-        try:
+        if self.directory.exists() and not self.directory.is_dir():
+            raise CannotCreate(
+                f"{self.directory} is in the way: it is not a directory", "choose another -o, or remove it"
+            )
+        with output_errors(self.directory):
             self.directory.mkdir(exist_ok=True)
-            if not owner.exists():
-                owner.write_text(self.run)
-            found = owner.read_text()
-        except OSError as error:
-            raise CannotCreate(f"{self.directory}: {error.strerror}", "choose another --output") from error
-        # An empty file is a claim cut short by a kill, before anything was trained.
-        if not found:
-            owner.write_text(self.run)
-        elif found != self.run:
+            if not self._owner():
+                with suppress(CannotCreate):  # another process was faster; whose claim stands is looked up below
+                    publish(owner, lambda file: file.write(self.run.encode()), overwrite=owner.exists())
+            found = self._owner()
+        if found != self.run:
             raise self._foreign(self.directory, found)
+        for leftover in self.directory.glob("tmp-*"):
+            leftover.unlink(missing_ok=True)
         self._saved = time.monotonic()
+
+    def _owner(self) -> str:
+        """The run it belongs to; empty if it belongs to none yet, or to one killed before anything was trained."""
+        try:
+            return (self.directory / "run").read_text(errors="replace")
+        except OSError:
+            return ""
 
     def load(self) -> dict[str, Any] | None:
         """The newest readable state, or None if there is none yet.
@@ -128,13 +138,18 @@ class Checkpoint:
 
     def is_foreign(self) -> bool:
         """Whether the directory belongs to another run."""
-        owner = self.directory / "run"
-        return owner.exists() and owner.read_text() not in {"", self.run}
+        return self._owner() not in {"", self.run}
 
     def remove(self) -> None:
-        """Delete the directory: after OUT was published, or to start again."""
-        if self.directory.exists():
-            shutil.rmtree(self.directory)
+        """Delete the directory and what runs wrote into it, nothing else."""
+        with suppress(OSError):
+            for path in (
+                *map(self.directory.joinpath, ("last.pt", "previous.pt", "run")),
+                *self.directory.glob("tmp-*"),
+                *self.directory.glob(".*.tmp"),
+            ):
+                path.unlink(missing_ok=True)
+            self.directory.rmdir()
 
     def _sync(self) -> None:
         descriptor = os.open(self.directory, os.O_RDONLY)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from xseg.device import autocast, is_out_of_memory, uses_amp
-from xseg.errors import Stopped, Unavailable, UsageError
+from xseg.errors import BadInput, Stopped, Unavailable, UsageError
 from xseg.seeding import key_seed
 from xseg.training.checkpoint import Checkpoint
 from xseg.training.schedule import Schedule
@@ -179,10 +179,16 @@ class _Run:
         saved = self.checkpoint.load() if self.checkpoint else None
         if saved is None:
             return
-        self.task.module.load_state_dict(saved["module"])
-        self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
-        self.state = LoopState(**saved["state"])
+        try:
+            self.task.module.load_state_dict(saved["module"])
+            self.optimizer.load_state_dict(saved["optimizer"])
+            self.scaler.load_state_dict(saved["scaler"])
+            self.state = LoopState(**saved["state"])
+        except (LookupError, RuntimeError, TypeError, ValueError) as error:
+            raise BadInput(
+                f"{self.checkpoint.directory} does not fit this network ({str(error).splitlines()[0]})",  # type: ignore
+                "train anew with --no-resume",
+            ) from error
 
     def join(self) -> None:
         self.compute = self.group.wrap(self.compute, partly=self.settings.partly_used)

@@ -54,7 +54,7 @@ def make_optimizer(net: nn.Module, new: Sequence[str], settings: OptimSettings) 
     """
     groups = parameter_groups(net, new, settings)
     if not groups:
-        raise UsageError("--frozen: every parameter is frozen, nothing is left to train", "freeze fewer stages")
+        raise UsageError("--freeze: every parameter is frozen, nothing is left to train", "freeze fewer stages")
     if settings.name == "sgd":
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum)
     if settings.name == "adamw":

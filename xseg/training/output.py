@@ -58,13 +58,9 @@ def _drop_leftover(checkpoint: Checkpoint) -> None:
 
 
 def open_checkpoint(path: Path, header: Header, runtime: Runtime) -> Checkpoint:
-    """The checkpoint beside `path`; an old one is removed with `--no-resume` or `--overwrite`.
-
-    Raises:
-        CannotCreate: it belongs to another run.
-    """
+    """The checkpoint beside `path`. `--no-resume` removes that of this run, `--overwrite` another run's."""
     checkpoint = Checkpoint(path, header.run, seconds=SECONDS)
-    if not runtime.resume or (runtime.overwrite and checkpoint.is_foreign()):
+    if runtime.overwrite if checkpoint.is_foreign() else not runtime.resume:
         checkpoint.remove()
     return checkpoint
 
