@@ -1,6 +1,8 @@
 """What `xseg slurm` prints, and that a real cluster does with it what it should."""
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -49,7 +51,7 @@ def test_an_array_whose_task_is_signalled_comes_back_and_equals_the_whole(cluste
     jobs = submit(cluster, run, tmp_path, f"{explain} -o cam.h5", "crf cam.h5 -o labels.h5", "--shards", 4)
     task = f"{jobs['xseg explain']}_0"
     log = tmp_path / "slurm-logs" / f"xseg-explain-{task}.log"
-    parts = tmp_path / "cam.h5.shards" / "0.h5.parts" / "run"  # it has begun, and is listening to signals
+    parts = tmp_path / "cam.h5.shards" / "0-of-4.h5.parts" / "run"  # it has begun, and is listening to signals
     cluster.wait_until(parts.exists, 60)
     cluster.signal(task)
     cluster.finish(240)
@@ -96,7 +98,7 @@ def test_a_chain_is_read_from_standard_input_line_by_line(run, tmp_path):
     lines.write_text("# the chain\nxseg explain c.h5 data \\\n   --flip -o cam.h5\n\ncrf cam.h5 --masks -o m.h5\n")
     printed = run("slurm", "-", "--shards", 2, stdin=lines).stdout.decode()
     assert printed.count("$(sbatch ") == 4
-    assert "explain c.h5 data --flip --shard" in printed
+    assert "-of-2.h5 c.h5 data --flip ||" in printed
 
 
 @pytest.mark.parametrize(
@@ -104,7 +106,14 @@ def test_a_chain_is_read_from_standard_input_line_by_line(run, tmp_path):
     [
         ("explain c.h5 data", "give it -o FILE"),
         ("explain c.h5 data -o -", "give it -o FILE"),
+        ("evaluate a.h5 --dataset data -o -", "give it -o FILE"),
+        ("explain c.h5 data -qo -", "give it -o FILE"),
         ("crf - -o labels.h5", "no standard input"),
+        ("affinity-train - c.h5 -o a.h5", "no standard input"),
+        ("evaluate a.h5 --dataset data --tune-on val --tune-with -", "no standard input"),
+        ("crf --help", "only prints help"),
+        ("crf cam.h5 --backend -o -o x.h5", "cannot tell the output"),
+        ("crf cam\0.h5 -o x.h5", "zero byte"),
         ("crf cam.h5 --nonsense -o x.h5", "--nonsense"),
         ("crf cam.h5 --shard 0/2 -o x.h5", "leave out --shard"),
         ("rm -rf data", "not an xseg command"),
@@ -117,6 +126,98 @@ def test_a_command_that_would_fail_at_night_is_refused_now(run, line, told):
     ended = run("slurm", line, status=2)
     assert told in ended.stderr
     assert ended.stdout == b""
+
+
+@pytest.mark.parametrize(
+    "written", ["-o cam.h5", "-ocam.h5", "--output cam.h5", "--output=cam.h5", "-qo cam.h5", "-vocam.h5"]
+)
+def test_an_output_is_found_however_it_is_written(run, written):
+    printed = run("slurm", f"explain c.h5 data {written}", "crf ./cam.h5 -o labels.h5", "--shards", 2).stdout.decode()
+    assert '-o cam.h5.shards/"$SLURM_ARRAY_TASK_ID"-of-2.h5 c.h5 data' in printed
+    assert "merge -o cam.h5 --" in printed
+    assert "--dependency=afterok:${job0m} " in printed
+
+
+def test_words_after_two_dashes_stay_behind_them(run):
+    printed = run("slurm", "explain -o cam.h5 -- c.h5 -data", "--shards", 2).stdout.decode()
+    assert '-o cam.h5.shards/"$SLURM_ARRAY_TASK_ID"-of-2.h5 -- c.h5 -data ||' in printed
+
+
+def test_an_input_that_is_joined_to_its_option_is_waited_for(run):
+    lines = ("explain c.h5 data -o a.h5", "evaluate b.h5 --dataset data --tune-on train --tune-with=a.h5")
+    assert "--dependency=afterok:${job0} " in run("slurm", *lines).stdout.decode()
+    assert "only a later command writes a.h5" in run("slurm", *reversed(lines), status=2).stderr
+
+
+def test_a_merge_overwrites_and_accepts_what_its_command_does(run):
+    lines = ("explain c.h5 data --overwrite -o a.h5", "crf a.h5 --allow-missing -o b.h5")
+    printed = run("slurm", *lines, "--shards", 2).stdout.decode()
+    assert "xseg merge --overwrite -o a.h5 --" in printed
+    assert "xseg merge --allow-missing -o b.h5 --" in printed
+
+
+@pytest.mark.slow
+def test_shards_that_overwrite_or_miss_images_are_merged(chain, run, tmp_path):
+    """What the printed jobs run, without a cluster."""
+    steps = tmp_path / "bin" / "srun"
+    steps.parent.mkdir()
+    steps.write_text('#!/bin/bash\nexec "$@"\n')
+    steps.chmod(0o755)
+    run("explain", chain.cls, chain.data, "--shard", "0/2", "-o", tmp_path / "part.h5")
+    run("crf", chain.cam, "-o", tmp_path / "labels.h5")
+    line = f"crf {tmp_path}/part.h5 --allow-missing --overwrite -o {tmp_path}/labels.h5"
+    told = {"PYTHONPATH": str(ROOT), "PATH": f"{steps.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "1"}
+    printed = run("slurm", line, "--shards", 2, env=told).stdout.decode()
+    array, merge = (piece.partition("\nJOB\n")[0] for piece in printed.split("<<'JOB'\n")[1:])
+    for script, task in ((array, "0"), (array, "1"), (merge, "")):
+        env = {**os.environ, **told, "SLURM_ARRAY_TASK_ID": task}
+        done = subprocess.run(["bash", "-c", script], env=env, capture_output=True)
+        assert done.returncode == 0, done.stderr.decode()
+    whole = tmp_path / "whole.h5"
+    run("crf", tmp_path / "part.h5", "--allow-missing", "-o", whole)
+    assert content(tmp_path / "labels.h5") == content(whole)
+
+
+def test_a_library_that_must_stay_offline_stays_so_on_the_nodes(run):
+    printed = run("slurm", "crf a.h5 -o b.h5", env={"HF_HUB_OFFLINE": "1"}).stdout.decode()
+    assert "export HF_HUB_OFFLINE=1\n" in printed
+
+
+@pytest.mark.parametrize("xseg", ["'", "", "  "])
+def test_a_start_of_xseg_that_is_none_is_refused(run, xseg):
+    assert "quote it" in (told := run("slurm", "crf a.h5 -o b.h5", "--xseg", xseg, status=2).stderr) or "--xseg" in told
+
+
+def test_a_file_whose_name_no_script_can_hold_is_refused(run):
+    assert "not UTF-8" in run("slurm", "crf a.h5 -o b.h5", env={"XSEG_IMAGES": "/a\udcff"}, status=2).stderr
+
+
+def test_standard_input_that_is_not_text_is_refused(run, tmp_path):
+    (tmp_path / "chain.txt").write_bytes(b"crf a\xff.h5 -o b.h5\n")
+    assert "not UTF-8 (byte 5)" in run("slurm", "-", stdin=tmp_path / "chain.txt", status=2).stderr
+
+
+def slurm_alone(*arguments, **how):
+    """A process of its own, for what a forked one cannot have."""
+    words = [sys.executable, "-m", "xseg", "slurm", *arguments]
+    return subprocess.run(words, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=60, **how)
+
+
+def test_standard_input_that_is_closed_or_a_terminal_is_refused():
+    done = slurm_alone("-", preexec_fn=lambda: os.close(0))
+    assert (done.returncode, b"closed" in done.stderr) == (2, True), done.stderr
+    master, terminal = os.openpty()
+    done = slurm_alone("-", stdin=terminal)
+    os.close(master)
+    os.close(terminal)
+    assert (done.returncode, b"a terminal" in done.stderr) == (2, True), done.stderr
+
+
+def test_a_directory_with_a_line_break_stays_in_its_comment(tmp_path):
+    (tmp_path / "a\ntouch PWNED").mkdir()
+    done = slurm_alone("crf a.h5 -o b.h5", cwd=tmp_path / "a\ntouch PWNED")
+    assert done.returncode == 0, done.stderr
+    assert not [line for line in done.stdout.decode().splitlines() if line.startswith("touch")]
 
 
 def test_every_command_of_the_chain_can_be_submitted(chain, run):

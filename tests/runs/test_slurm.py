@@ -1,7 +1,10 @@
 import subprocess
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from xseg.errors import UsageError
 from xseg.runs.slurm import Cluster, Job, submission
 
 EXPLAIN = Job("explain", ("cls.h5", "VOC 2012"), "cam.h5", frozenset({"cls.h5", "VOC 2012"}), True, True)
@@ -49,8 +52,9 @@ def test_an_array_is_merged_before_the_next_command_starts(submit):
     assert all("--kill-on-invalid-dep=yes" in options for options, _ in jobs[1:])
     explain, merge = jobs[1][1], jobs[2][1]
     assert "#SBATCH --array=0-3\n" in explain
-    assert '--shard "$SLURM_ARRAY_TASK_ID/4" -o cam.h5.shards/"$SLURM_ARRAY_TASK_ID".h5' in explain
-    assert "merge cam.h5.shards/0.h5 cam.h5.shards/1.h5 cam.h5.shards/2.h5 cam.h5.shards/3.h5 -o cam.h5" in merge
+    assert '--shard "$SLURM_ARRAY_TASK_ID/4" -o cam.h5.shards/"$SLURM_ARRAY_TASK_ID"-of-4.h5' in explain
+    files = " ".join(f"cam.h5.shards/{number}-of-4.h5" for number in range(4))
+    assert f"merge -o cam.h5 -- {files} ||" in merge
     assert "'VOC 2012'" in explain
 
 
@@ -58,7 +62,7 @@ def test_one_shard_is_no_array(submit):
     jobs, _ = submit([EXPLAIN, CRF], Cluster())
     assert len(jobs) == 2
     assert not any("--array" in script or "--shard" in script for _, script in jobs)
-    assert "srun python -m xseg explain cls.h5 'VOC 2012' -o cam.h5" in jobs[0][1]
+    assert "srun python -m xseg explain -o cam.h5 cls.h5 'VOC 2012' ||" in jobs[0][1]
 
 
 def test_what_the_cluster_asks_for_is_passed_on(submit):
@@ -78,6 +82,98 @@ def test_what_the_cluster_asks_for_is_passed_on(submit):
     assert "#SBATCH --ntasks=4\n#SBATCH --gpus-per-task=1\n" in train
     assert "#SBATCH --gres=gpu:1\n" in explain
     assert "gpu" not in score
+
+
+@pytest.mark.parametrize(
+    "name", ["a$(touch PWNED)b.h5", "a\nJOB\ntouch PWNED\n#.h5", 'it\'s "one" `touch PWNED`).h5', "-x.h5", "a\\nb.h5"]
+)
+def test_names_of_files_are_never_run(submit, tmp_path, monkeypatch, name):
+    (tmp_path / "bin" / "srun").write_text('#!/bin/bash\nprintf "%s\\0" "$@" >> "$JOBS/steps"\n')
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    jobs, printed = submit([replace(EXPLAIN, output=name), replace(CRF, inputs=frozenset({name}))], Cluster(shards=2))
+    assert f"xseg merge ({name})\n" in printed
+    assert len(jobs) == 4
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "1")
+    for _, script in jobs[:2]:
+        subprocess.run(["bash", "-c", script], cwd=tmp_path, check=True, capture_output=True)
+    explain, merge = (tmp_path / "jobs" / "steps").read_text().split("python\0-m\0xseg\0")[1:]
+    assert f"-o\0{name}.shards/1-of-2.h5\0" in explain
+    assert f"-o\0{name}\0--\0{name}.shards/0-of-2.h5\0{name}.shards/1-of-2.h5\0" in merge
+    assert (tmp_path / f"{name}.shards").is_dir()
+    assert not list(tmp_path.rglob("PWNED"))
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"partition": "a\ntouch PWNED"},
+        {"account": "two words"},
+        {"mem": "1G #"},
+        {"mem": ""},
+        {"time": "1 2"},
+        {"time": "soon"},
+        {"logs": "my logs"},
+        {"logs": "logs\n"},
+        {"logs": "100%j"},
+        {"more": ("--qos=a\ntouch PWNED",)},
+        {"more": ("constraint=a100",)},
+        {"setup": ("module load cuda\ntouch PWNED",)},
+    ],
+)
+def test_what_slurm_would_read_otherwise_is_refused(asked):
+    with pytest.raises(UsageError, match=next(iter(asked)).replace("more", "sbatch")):
+        Cluster(**asked)
+
+
+@pytest.mark.parametrize("time", ["90", "90:00", "8:00:00", "2-0", "2-12:00", "2-12:00:00", "UNLIMITED"])
+def test_times_as_in_sbatch_are_accepted(time):
+    assert Cluster(time=time).time == time
+
+
+@pytest.mark.parametrize("name", ["./cam.h5", "x/../cam.h5", "{here}/cam.h5"])
+def test_a_command_waits_for_a_file_however_its_path_is_written(submit, name):
+    jobs, _ = submit([EXPLAIN, replace(CRF, inputs=frozenset({name.format(here=Path.cwd())}))], Cluster())
+    assert "afterok:101" in jobs[1][0]
+
+
+@pytest.mark.parametrize(
+    ("jobs", "told"),
+    [
+        ((SCORE, EXPLAIN), "only a later command writes cam.h5"),
+        ((replace(SCORE, inputs=frozenset({"./cam.h5"})), EXPLAIN), "only a later command writes ./cam.h5"),
+        ((EXPLAIN, replace(CRF, output="./cam.h5")), "an earlier command writes ./cam.h5, too"),
+    ],
+)
+def test_commands_in_the_wrong_order_are_refused(submit, jobs, told):
+    with pytest.raises(UsageError, match=told):
+        submit(jobs, Cluster())
+
+
+def test_a_merge_has_the_options_of_its_command(submit):
+    jobs, _ = submit([replace(EXPLAIN, merge_options=("--overwrite", "--allow-missing"))], Cluster(shards=2))
+    assert "xseg merge --overwrite --allow-missing -o cam.h5" in jobs[1][1]
+
+
+def test_another_number_of_shards_has_other_files(submit):
+    two = submit([EXPLAIN], Cluster(shards=2))[0][1][1]
+    three = submit([EXPLAIN], Cluster(shards=3))[0][3][1]
+    shards = [{word for word in script.split() if ".shards/" in word} for script in (two, three)]
+    assert [len(names) for names in shards] == [2, 3]
+    assert not shards[0] & shards[1]
+
+
+@pytest.mark.parametrize("cores", [None, "6"])
+def test_the_step_gets_the_cores_of_its_job(submit, tmp_path, monkeypatch, cores):
+    (_, script), *_ = submit([EXPLAIN], Cluster())[0]
+    (tmp_path / "bin" / "srun").write_text('#!/bin/bash\necho "${SRUN_CPUS_PER_TASK-unset}"\n')
+    (tmp_path / "bin" / "srun").chmod(0o755)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.delenv("SLURM_CPUS_PER_TASK", raising=False)
+    if cores:
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", cores)
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{cores or 'unset'}\n"
 
 
 @pytest.mark.parametrize(

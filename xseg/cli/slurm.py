@@ -1,6 +1,7 @@
 """`xseg slurm`."""
 
 import os
+import re
 import shlex
 import sys
 from datetime import datetime
@@ -21,9 +22,10 @@ CommandsIn = Annotated[
 ]
 # What decides where and how Python and xseg run; everything else comes from the cluster.
 RECORDED = (
-    "PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "HF_HOME", "TORCH_HOME",
+    "PATH", "VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONPATH", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME",
     "XSEG_IMAGES", "XSEG_FACTORIES", "XSEG_FOLLOW_LINKS",
 )  # fmt: skip
+MERGE_TOO = {"overwrite": "--overwrite", "allow_missing": "--allow-missing"}
 WRONG_LINE: Any = typer.BadParameter.__base__  # click's UsageError, wherever this typer keeps click
 
 
@@ -72,23 +74,47 @@ def slurm(
         requeues=requeues,
         notice=notice,
     )
-    started_by = shlex.split(xseg) if xseg else [sys.executable, "-m", "xseg"]
+    started_by = [sys.executable, "-m", "xseg"] if xseg is None else _words(xseg)
+    if not started_by:
+        raise UsageError(f"--xseg {xseg!r}: names no program", "for example --xseg ~/xseg/bin/xseg")
     moment = datetime.now().astimezone().isoformat(timespec="seconds")
-    origin = f"xseg {__version__}, {moment}, in {Path.cwd()}"
-    context.stdout.line(submission(jobs, cluster, started_by, origin).rstrip("\n"))
+    origin = f"xseg {__version__}, {moment}, in {str(Path.cwd())!r}"
+    context.stdout.line(_printable(submission(jobs, cluster, started_by, origin)).rstrip("\n"))
 
 
 def _from_stdin() -> list[str]:
-    lines = [line.strip() for line in sys.stdin.read().replace("\\\n", " ").splitlines()]
+    if sys.stdin is None or sys.stdin.isatty():  # None if the descriptor is closed
+        problem = "closed" if sys.stdin is None else "a terminal"
+        raise UsageError(f"'-', but standard input is {problem}", "use: xseg slurm - < chain.txt")
+    try:
+        text = sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"standard input is not UTF-8 (byte {error.start})", "give commands, one a line") from error
+    lines = [line.strip() for line in text.replace("\\\n", " ").splitlines()]
     return [line for line in lines if line and not line.startswith("#")]
+
+
+def _printable(script: str) -> str:
+    try:
+        script.encode()
+    except UnicodeEncodeError as error:
+        near = script[max(0, error.start - 40) : error.end]
+        raise UsageError(f"{near!r}: not UTF-8", "a script cannot name such a file: rename it") from error
+    return script
+
+
+def _words(line: str) -> list[str]:
+    if "\0" in line:
+        raise UsageError(f"{line!r}: has a zero byte", "no file name has one: write the line again")
+    try:
+        return shlex.split(line)
+    except ValueError as error:
+        raise UsageError(f"{line!r}: {error}", "quote it as for a shell") from error
 
 
 def _job(line: str) -> Job:
     """A command line as a job; it is parsed by the command itself, so a wrong option is told now and not at night."""
-    try:
-        words = shlex.split(line)
-    except ValueError as error:
-        raise UsageError(f"{line!r}: {error}", "quote it as for a shell") from error
+    words = _words(line)
     if words[:1] == ["xseg"]:
         words = words[1:]
     group: Any = get_command(app)
@@ -101,37 +127,50 @@ def _job(line: str) -> Job:
         values = parsed.make_context(name, list(arguments)).params
     except WRONG_LINE as error:
         raise UsageError(f"{line!r}: {error.format_message()}", f"see xseg {name} --help") from error
+    except typer.Exit as error:
+        raise UsageError(f"{line!r}: only prints help", "leave out --help") from error
+    _check(line, values)
     output, rest = _without_output(arguments)
-    _check(line, values, output)
+    if output != _output(values):
+        raise UsageError(f"{line!r}: cannot tell the output from the rest", "write -o FILE after the command's name")
     return Job(
         name,
         tuple(rest),
         output,
-        inputs=frozenset(rest),
+        inputs=frozenset(word.partition("=")[2] if word.startswith("--") else word for word in rest) - {""},
+        merge_options=tuple(option for key, option in MERGE_TOO.items() if values.get(key)),
         shards="shard" in values,
         accelerated="device" in values,
         trains=name in {"train-cls", "affinity-train"},
     )
 
 
-def _check(line: str, values: dict[str, Any], output: str | None) -> None:
-    if "output" in values and output in {None, "-"}:
+def _output(values: dict[str, Any]) -> str | None:
+    return values.get("output", values.get("score_output"))
+
+
+def _check(line: str, values: dict[str, Any]) -> None:
+    output = _output(values)
+    if output in {"", "-"} or ("output" in values and output is None):
         raise UsageError(f"{line!r}: a job has no pipe to write into", "give it -o FILE")
     if values.get("shard"):
         raise UsageError(f"{line!r}: shards are made here", "leave out --shard and use: xseg slurm --shards N")
-    if "-" in (*(values.get("inputs") or ()), values.get("heatmaps")):
+    if any("-" in (value if isinstance(value, list | tuple) else [value]) for value in values.values()):
         raise UsageError(f"{line!r}: a job has no standard input to read", "name the file")
 
 
 def _without_output(arguments: list[str]) -> tuple[str | None, list[str]]:
     output, rest, words = None, [], iter(arguments)
     for word in words:
-        if word in {"-o", "--output"}:
+        short = re.fullmatch(r"-([qv]*)o(.*)", word, re.DOTALL)  # -qo FILE is -q -o FILE
+        if word == "--output" or (short and not short[2]):
             output = next(words, None)
+        elif short:
+            output = short[2]
         elif word.startswith("--output="):
             output = word.partition("=")[2]
-        elif word.startswith("-o") and not word.startswith("--"):
-            output = word[2:]
         else:
             rest.append(word)
+        if short and short[1]:
+            rest.append(f"-{short[1]}")
     return output, rest
