@@ -331,6 +331,52 @@ def test_an_empty_list_is_told(chain, run, data, out, step):
     refused(run(*command, "--split", "none", status=65), data, "none", out=out)
 
 
+def test_photographs_may_lie_elsewhere_than_their_csv(chain, run, tmp_path, out):
+    listed = tmp_path / "lists"
+    listed.mkdir()
+    names = (chain.data / "classes.txt").read_text().split()
+    found = sorted((chain.data / "JPEGImages").iterdir())[:6]
+    rows = [f"{path.name},{names[number % 3]}" for number, path in enumerate(found)]
+    (listed / "labels.csv").write_text("path,classes\n" + "\n".join(rows) + "\n")
+    there = ("--images", chain.data / "JPEGImages")
+    run("explain", chain.cls, listed / "labels.csv", *there, "-o", out)
+    assert len(records(out)) == 6
+    run("train-cls", listed / "labels.csv", *MODEL, *TRAIN, "--epochs", 1, *there, "-o", tmp_path / "cls.h5")
+    assert "--images" in run("explain", chain.cls, listed / "labels.csv", "-o", tmp_path / "no.h5", status=3).stderr
+
+
+def test_a_place_for_images_that_is_not_there_is_told(chain, run, tmp_path, out):
+    nowhere = tmp_path / "nowhere"
+    refused(run("crf", chain.cam, "--images", nowhere, "-o", out, status=66), f"--images {nowhere}", out=out)
+    ended = run("crf", chain.cam, "-o", out, env={"XSEG_IMAGES": str(nowhere)}, status=66)
+    refused(ended, "XSEG_IMAGES", out=out)
+
+
+def test_a_file_that_is_no_image_is_called_so(chain, run, data, out):
+    victim = photographs(data)[0]
+    victim.write_text("plain text\n" * 100)
+    assert "not an image of a kind that is read" in run("explain", chain.cls, data, "-o", out, status=3).stderr
+    assert "failed in an earlier step" in run("crf", out, "-o", out.with_name("labels.h5")).stderr
+
+
+def test_a_hint_about_labels_fits_the_data(chain, run, tmp_path, out):
+    from tests.datasets.builders import pixels, png, put
+
+    root = put(tmp_path / "flat", {f"{i}.png": png(pixels(i, 20, 20)) for i in range(3)})
+    refused(run("train-cls", root, *MODEL, *TRAIN, "-o", out, status=65), "one directory per class", out=out)
+    (root / "labels.csv").write_text("path,classes\n" + "".join(f"{i}.png,\n" for i in range(3)))
+    told = run("train-cls", root / "labels.csv", *MODEL, *TRAIN, "-o", out, status=65)
+    refused(told, "names no class", out=out)
+
+
+def test_tuning_says_how_to_bring_the_other_split(chain, run, tmp_path, out):
+    run("explain", chain.cls, chain.data, "--split", "val", "-o", tmp_path / "val.h5")
+    command = ("evaluate", tmp_path / "val.h5", "--dataset", chain.data, "--split", "val")
+    refused(run(*command, "--tune-on", "train", status=65), "--tune-with")
+    refused(run(*command, "--tune-with", tmp_path / "val.h5", status=2), "--tune-on")
+    assert "a bound, not a result" in run(*command, "--tune-on", "val").stderr
+
+
 def test_an_empty_standard_input_is_told(run, out):
     refused(run("crf", "-", "-o", out, status=65), "standard input is empty", out=out)
 

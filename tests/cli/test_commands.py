@@ -334,6 +334,12 @@ def test_help_lists_every_command_with_its_summary(run):
         assert row.summary.split(",")[0].rstrip(".") in text
 
 
+def test_the_version_is_told(run):
+    from xseg.version import __version__
+
+    assert run("--version").lines == [f"xseg {__version__}"]
+
+
 def test_help_imports_no_torch_and_is_quick():
     script = (
         "import sys, resource\n"
@@ -376,6 +382,8 @@ def test_help_imports_no_torch_and_is_quick():
         (("crf", "{cam}", "-o", "o.h5", "--masks", "--posteriors"), "--posteriors"),
         (("crf", "{cam}", "-o", "o.h5", "--sign", "none"), "sign"),
         (("crf", "{cam}", "-o", "o.h5", "--sharpen", "0"), "sharpen"),
+        (("crf", "{cam}", "-o", "o.h5", "--alpha", "3"), "--alpha"),
+        (("crf", "{cam}", "-o", "o.h5", "--masks", "--alpha", "3", "--background", "0.2"), "exclude"),
         (("crf", "{cam}", "-o", "o.h5", "--masks", "--heatmaps"), "--heatmaps"),
         (("crf", "{cam}", "-o", "o.h5", "--heatmaps", "--dtype", "int3"), "int3"),
         (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--preset", "x"), "--preset x"),

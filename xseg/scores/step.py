@@ -165,7 +165,10 @@ def _score(
     threshold = options.threshold
     if tuning is not None:
         tuned = SegmentationScore(dataset.classes, average=options.average)  # type: ignore[arg-type]
-        _add_all(tuned, RecordSource(tuning.inputs or names, KINDS, allow_missing=True), tuning.dataset, runtime)
+        source_of = RecordSource(tuning.inputs or names, KINDS, allow_missing=True)
+        _add_all(tuned, source_of, tuning.dataset, runtime, "give that split's heatmaps: --tune-with")
+        if tuning.dataset.split == dataset.split:
+            runtime.reporter.note("the threshold is tuned on the split that is scored: a bound, not a result")
         threshold = tune_threshold(tuned)
         runtime.reporter.note(f"threshold {threshold:.2f} chosen on {tuning.dataset.split}")
     score = SegmentationScore(
@@ -183,7 +186,13 @@ def _score(
     return run, failed
 
 
-def _add_all(score: SegmentationScore, source: RecordSource, dataset: Dataset, runtime: Runtime) -> int:
+def _add_all(
+    score: SegmentationScore,
+    source: RecordSource,
+    dataset: Dataset,
+    runtime: Runtime,
+    hint: str = "make them for this split, or score what is there with --allow-missing",
+) -> int:
     """Score every image of the data set that the source has; returns how many could not be read."""
     source.require_classes(dataset.classes, str(dataset.location))
     wanted = {item.id for item in dataset.items}
@@ -206,7 +215,7 @@ def _add_all(score: SegmentationScore, source: RecordSource, dataset: Dataset, r
         raise BadInput(
             f"{len(missing)} of {len(wanted)} images of split {dataset.split or 'all'} are not in the"
             f" {source.header.kind} ({min(missing)!r} is one)",
-            "make them for this split, or score what is there with --allow-missing",
+            hint,
         )
     for name in sorted(missing):
         score.add_missing(name)
