@@ -16,8 +16,8 @@ def ids(total):
     return [f"set/im ge-{index:03d}-é".replace(" ", "a") for index in range(total)]
 
 
-def header(total=6, *, kind="heatmaps", classes=CLASSES, seed=0, shard="", parents=()):
-    extra = EXTRA if kind == "heatmaps" else {}
+def header(total=6, *, kind="heatmaps", classes=CLASSES, seed=0, shard="", parents=(), extra=EXTRA):
+    extra = extra if kind == "heatmaps" else {}
     params = {"seed": seed, "scales": [1.0, 0.5]}
     work = WorkList.of(ids(total))
     return Header(

@@ -1,11 +1,12 @@
 import io
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 
-from tests.artifacts.build import encoded, failure, header, record, same
-from xseg.artifacts import Part
+from tests.artifacts.build import encoded, failure, header, ids, record, same
+from xseg.artifacts import Part, WorkList
 from xseg.artifacts.stream import parts
 from xseg.errors import BadInput
 
@@ -13,7 +14,7 @@ RECORDS = [record(index, maps=2) for index in range(4)]
 
 
 def read(path):
-    return [(part.header, list(part.records())) for part in parts([str(path)])]
+    return [(part.header, list(part.records()), part.failures) for part in parts([str(path)])]
 
 
 @pytest.mark.parametrize("compress", [True, False])
@@ -32,7 +33,7 @@ def test_a_flipped_bit_in_the_values_is_noticed(tmp_path, compress):
         damaged[position] ^= 1 << int(random.integers(8))
         path.write_bytes(damaged)
         try:
-            ((_, found),) = read(path)
+            ((_, found, _),) = read(path)
         except BadInput:
             continue
         assert compress  # the chunk has padding behind the values: only there a flip may go unnoticed
@@ -56,6 +57,7 @@ def test_a_flipped_bit_anywhere_is_an_error_or_does_no_harm(tmp_path):
             noticed += 1
             continue
         assert found[0] == head, position
+        assert found[2] == [failure(5)], position
         assert all(same(one, other) for one, other in zip(RECORDS, found[1], strict=True)), position
     assert noticed > 60
 
@@ -95,3 +97,47 @@ def test_values_that_are_not_finite_are_bad_input():
         one.arrays["maps"][0, 2, 3] = wrong
         with Part(io.BytesIO(encoded([one])), "x") as part, pytest.raises(BadInput, match="finite"):
             list(part.records())
+
+
+ROWS = [failure(4, "the file is torn"), failure(5, "no such file")]
+
+
+@pytest.mark.parametrize("text", [ROWS[0].id, ROWS[1].id, ROWS[0].reason, ROWS[1].reason])
+@pytest.mark.parametrize("at", [0, 5, -1])
+def test_a_flipped_bit_in_the_failures_is_noticed(tmp_path, text, at):
+    data = bytearray(encoded(RECORDS[:1], header(), ROWS))
+    start = data.index(text.encode())
+    data[start + at % len(text.encode())] ^= 1
+    path = tmp_path / "a.h5"
+    path.write_bytes(data)
+    with pytest.raises(BadInput, match="failures"), Part(path, "a.h5"):
+        pass
+
+
+def test_a_changed_index_of_a_failure_is_noticed(tmp_path):
+    data = encoded(RECORDS[:1], header(), ROWS)
+    path = tmp_path / "a.h5"
+    path.write_bytes(data.replace(np.array([4, 5]).tobytes(), np.array([3, 5]).tobytes()))
+    assert path.read_bytes() != data
+    with pytest.raises(BadInput, match="failures"), Part(path, "a.h5"):
+        pass
+
+
+def test_failures_are_no_part_of_content():
+    found = [Part(io.BytesIO(encoded(RECORDS[:1], header(), rows)), "x").content() for rows in ([], ROWS[:1], ROWS)]
+    assert len(set(found)) == 1
+
+
+def test_the_ids_of_a_whole_are_those_of_the_work_list():
+    head = replace(header(), work=WorkList.of(["other", *ids(5)[1:]]))
+    some = [record(index) for index in range(3)]
+    with Part(io.BytesIO(encoded(some, head, [failure(3)])), "x") as part:
+        assert len(part) == 3  # a part cannot tell
+    failures = [failure(3), failure(4)]
+    with pytest.raises(BadInput, match="worklist_sha256"):
+        Part(io.BytesIO(encoded(some, head, failures)), "x")
+    with Part(io.BytesIO(encoded(some, header(5), failures)), "x") as part:
+        assert len(part) == 3
+    wrong = [failures[0], replace(failures[1], id="other")]
+    with pytest.raises(BadInput, match="worklist_sha256"):
+        Part(io.BytesIO(encoded(some, header(5), wrong)), "x")

@@ -2,16 +2,22 @@ import contextlib
 import io
 import os
 import time
+import tracemalloc
+import zlib
+from dataclasses import replace
 
 import h5py
 import numpy as np
 import pytest
 
-from tests.artifacts.build import encoded, header, record, write
-from xseg.artifacts import Header, Part
+from tests.artifacts.build import EXTRA, encoded, header, record, write
+from xseg.artifacts import Header, Part, guard
 from xseg.artifacts.encode import encode_weights
-from xseg.artifacts.stream import parts
-from xseg.errors import BadInput
+from xseg.artifacts.record import failures_digest
+from xseg.artifacts.schema import CHUNK
+from xseg.artifacts.stream import first_part, parts
+from xseg.datasets.decode import MAX_PIXELS
+from xseg.errors import BadInput, UsageError
 
 CANARY = b"the content of another file, which nobody may read"
 
@@ -155,6 +161,10 @@ def named_type(file, canary):
     file["images/type"] = np.dtype("f8")
 
 
+def never_written(file, canary):
+    file.create_dataset("images/extra", (1000,), "u1")
+
+
 def empty_space(file, canary):
     del file["images/size"]
     file["images/size"] = h5py.Empty("i4")
@@ -184,6 +194,7 @@ def empty_space(file, canary):
         opaque,
         object_reference,
         named_type,
+        never_written,
         empty_space,
     ],
     ids=lambda change: change.__name__,
@@ -238,7 +249,19 @@ DAMAGED = {
         file["failures"].create_dataset("index", data=[99]),
         file["failures"].create_dataset("id", data=np.array([b"a"], "S4")),
         file["failures"].create_dataset("reason", data=np.array([b"a"], "S4")),
+        file["failures"].attrs.create("digest", np.bytes_(failures_digest([(99, "a", "a")]))),
     ),
+    "failures that are not in their digest": lambda file: (
+        file["failures"].__delitem__("index"),
+        file["failures"].__delitem__("id"),
+        file["failures"].__delitem__("reason"),
+        file["failures"].create_dataset("index", data=[5]),
+        file["failures"].create_dataset("id", data=np.array([b"a"], "S4")),
+        file["failures"].create_dataset("reason", data=np.array([b"a"], "S4")),
+    ),
+    "a digest of no failures": lambda file: file["failures"].attrs.create("digest", np.bytes_(failures_digest([]))),
+    "a side of 2^62": replaced("images/size", lambda old: np.full((4, 2), 1 << 62)),
+    "a negative side": replaced("images/size", lambda old: -old),
     "values of another type": replaced("maps/values", lambda old: old.astype("f8")),
     "values of another byte order": replaced("maps/values", lambda old: old.astype(">f2")),
     "values in two dimensions": replaced("maps/values", lambda old: old[None]),
@@ -301,6 +324,21 @@ def test_contents_that_do_not_fit_together_are_refused(tmp_path, change):
         ("parents", "3"),
         ("command", '["a", 1]'),
         ("provenance", "null"),
+        ("root", "/pictures\x1b[2J"),
+        ("root", "/pictures\u202egpj"),
+        ("created", "2026\x07"),
+        ("created", "2026\nrun: other"),
+        ("xseg_version", "1\u2066"),
+        ("shard", "\x9b"),
+        ("run", "\u2028"),
+        ("map_size", "image\ufeff"),
+        ("other", "\x1b"),
+        ("params", '{"a": ["\\u001b"]}'),
+        ("params", '{"\\u202e": 1}'),
+        ("provenance", '{"dataset": {"split": "\\u009b"}}'),
+        ("parents", '[{"kind": "\\u2029", "content": ""}]'),
+        ("command", '["a", "\u202e"]'),
+        ("classes", '["cat", "dog", "so\\u0085fa"]'),
     ],
 )
 def test_root_attributes_that_make_no_sense_are_refused(tmp_path, attribute, value):
@@ -376,7 +414,7 @@ def test_damaged_networks_are_refused(tmp_path, change):
         part.weights()
 
 
-@pytest.mark.parametrize("result", ["[]", "x", None])
+@pytest.mark.parametrize("result", ["[]", "x", '{"a\\u202e": 1}', None])
 def test_damaged_scores_are_refused(tmp_path, result):
     buffer = io.BytesIO()
     with h5py.File(buffer, "w", libver=("v110", "v110")) as file:
@@ -386,3 +424,161 @@ def test_damaged_scores_are_refused(tmp_path, result):
             file.attrs["result"] = np.bytes_(result.encode())
     with pytest.raises(BadInput):
         Part(buffer, "a")
+
+
+def refused_unread(path, match):
+    """Refused at once, and without the memory its arrays would take."""
+    tracemalloc.start()
+    try:
+        refused(path, match)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def zeros(group, name, count, dtype):
+    """`count` zeros, whole chunks of them, made in no time: all chunks are copies of one."""
+    made = group.create_dataset(name, (count,), dtype, chunks=(CHUNK,), compression="gzip")
+    chunk = zlib.compress(bytes(CHUNK * made.dtype.itemsize), 9)
+    for start in range(0, count, CHUNK):
+        made.id.write_direct_chunk((start,), chunk)
+
+
+def network(path, arrays):
+    with path.open("xb+") as file:
+        encode_weights(file, Header("classifier", ("a",), "train-cls"), "{}", arrays)
+    return path
+
+
+def test_weights_that_were_never_written_are_refused(tmp_path):
+    path = network(tmp_path / "a.h5", {"a": np.zeros(3, np.float32)})
+    with h5py.File(path, "r+", libver="latest") as file:
+        for number in range(400):
+            file["weights"].create_dataset(f"{number}", (1 << 24,), "f4", chunks=(1 << 16,))
+    refused_unread(path, "declares 67108864 bytes but stores 0")
+
+
+@pytest.mark.parametrize("name", ["weights/values", "weights/maps", "images/more", "other"])
+def test_arrays_that_inflate_a_thousandfold_are_refused(tmp_path, name):
+    path = network(tmp_path / "a.h5", {"a": np.zeros(3, np.float32)})
+    with h5py.File(path, "r+", libver="latest") as file:
+        for number in range(16):
+            zeros(file, f"{name}{number}" if number else name, 1 << 24, "f4")
+    assert path.stat().st_size < 2 << 20
+    refused_unread(path, "declare")
+
+
+def test_networks_of_many_zeros_are_read(tmp_path):
+    noise = np.random.default_rng(0).random(1 << 20).astype(np.float32)
+    arrays = {"noise": noise, "zeros": np.zeros(1 << 24, np.float32), "steps": np.arange(1 << 20), "one": np.zeros(())}
+    with first_part(str(network(tmp_path / "a.h5", arrays))) as part:
+        assert part.weights().keys() == arrays.keys()
+    bare = network(tmp_path / "b.h5", {"zeros": np.zeros(60 << 20, np.uint8)})
+    assert bare.stat().st_size < 1 << 20
+    with first_part(str(bare)) as part:
+        assert part.weights()["zeros"].size == 60 << 20
+    network(tmp_path / "c.h5", {"zeros": np.zeros(100 << 20, np.uint8)})
+    refused_unread(tmp_path / "c.h5", "declare")
+
+
+def zero_maps(path, count, grid, size, map_size):
+    """Heatmaps of one image of `size` that has `count` maps, all zero."""
+    head = header(extra={**EXTRA, "map_size": map_size})
+    path.write_bytes(encoded([record(0, maps=count, size=(1, 1))], head))
+    with h5py.File(path, "r+", libver="latest") as file:
+        elements = count * grid[0] * grid[1]
+        for name in ("maps/values", "maps/offsets", "maps/shape", "images/size"):
+            del file[name]
+        zeros(file, "maps/values", elements, "f2")
+        file["maps/offsets"], file["maps/shape"] = [0, elements], [[count, *grid]]
+        file["images/size"] = [size]
+    return path
+
+
+LARGE = 1 << 14
+
+
+@pytest.mark.parametrize(
+    ("count", "grid", "size", "map_size", "told"),
+    [
+        (1, (5 * LARGE // 2, 5 * LARGE // 2), (64, 64), "image", "its image 64x64"),
+        (1, (512, 1024), (1024, 512), "image", "its image 1024x512"),
+        (1, (LARGE, LARGE), (LARGE, LARGE), "image", "pixels"),
+        (1, (LARGE, LARGE), (64, 64), "model", "is 16384x16384"),
+        (16, (LARGE // 2, LARGE // 2), (LARGE // 2, LARGE // 2), "image", "bytes"),
+        (16, (LARGE // 2, LARGE // 2), (64, 64), "model", "bytes"),
+    ],
+)
+def test_an_image_whose_maps_would_take_gigabytes_is_refused(tmp_path, count, grid, size, map_size, told):
+    refused_unread(zero_maps(tmp_path / "a.h5", count, grid, size, map_size), told)
+
+
+def test_label_maps_that_are_not_of_their_image_are_refused(tmp_path):
+    for kind in ("masks", "pseudolabels"):
+        path = tmp_path / f"{kind}.h5"
+        with changed(path, kind=kind) as file:
+            name = {"masks": "masks", "pseudolabels": "labels"}[kind]
+            replaced(f"{name}/shape", lambda old: old[:, ::-1])(file)
+        refused(path, "is 7x5, its image 5x7")
+
+
+def test_a_writer_refuses_maps_that_are_not_of_their_image():
+    with pytest.raises(ValueError, match="its image"):
+        encoded([replace(record(1), size=(7, 5))])
+
+
+def test_many_zero_maps_are_read_one_image_at_a_time(tmp_path):
+    path, size = tmp_path / "a.h5", (1000, 1000)
+    many = 40
+    plain = record(0, maps=0)
+    arrays = {
+        "maps": np.zeros((2, *size), np.float16),
+        "maps/class_id": np.array([1, 2], np.int32),
+        "maps/scale": np.zeros(2, np.float32),
+    }
+    records = (replace(plain, index=i, id=str(i), size=size, arrays=arrays) for i in range(many))
+    path.write_bytes(encoded(records, header(many + 1)))
+    assert path.stat().st_size < 1 << 20
+    tracemalloc.start()
+    try:
+        assert sum(one.nbytes for part in parts([str(path)]) for one in part.records()) > 160_000_000
+        assert tracemalloc.get_traced_memory()[1] < 32 << 20
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_bound_for_one_image_grows_with_the_file(tmp_path, monkeypatch):
+    path = zero_maps(tmp_path / "a.h5", 2, (1024, 1024), (1024, 1024), "image")
+    needed, length = 2 * 1024 * 1024 * 2 + 2 * 8, path.stat().st_size
+    monkeypatch.setattr(guard, "_IMAGE_SPARE", needed - 100 * length)
+    with Part(path, "a.h5") as part:
+        assert len(part) == 1
+    monkeypatch.setattr(guard, "_IMAGE_SPARE", needed - 100 * length - 1)
+    refused_unread(path, f"an image needs {needed} bytes")
+
+
+def test_an_image_may_have_as_many_pixels_as_are_read():
+    assert guard.MAX_PIXELS == MAX_PIXELS
+
+
+def test_hints_are_written_without_control_characters():
+    strange = "\x1b[2J\u202e\n\udcff"
+    head = replace(header(), root=f"/a{strange}", argv=("xseg", strange), provenance={"split": [strange], strange: 1})
+    with Part(io.BytesIO(encoded([record(0)], head)), "a") as part:
+        found = part.header
+    plain = "\ufffd[2J\ufffd\ufffd\ufffd"
+    assert (found.root, found.argv) == (f"/a{plain}", ("xseg", plain))
+    assert found.provenance == {"split": [plain], plain: 1}
+
+
+@pytest.mark.parametrize("change", [{"params": {"a": ["\x1b"]}}, {"params": {"\n": 1}}, {"classes": ("a\u202eb",)}])
+def test_options_with_control_characters_are_refused_before_the_work(change):
+    with pytest.raises(UsageError, match="control characters"):
+        replace(header(), run="", **change)
+
+
+def test_joiners_are_letters():
+    text = "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 \U0001f469\u200d\U0001f52c"
+    head = replace(header(classes=("a", "b", text)), root=f"/{text}")
+    with Part(io.BytesIO(encoded([record(0)], head)), "a") as part:
+        assert (part.header.classes[2], part.header.root) == (text, f"/{text}")

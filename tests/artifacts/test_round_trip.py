@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.artifacts.build import CLASSES, contents, encoded, failure, header, record, same
+from tests.artifacts.build import CLASSES, EXTRA, contents, encoded, failure, header, record, same
 from xseg.artifacts import Header, Part, Record, WorkList
 from xseg.artifacts.encode import encode, encode_result, encode_weights
 from xseg.artifacts.header import canonical
@@ -41,10 +41,11 @@ def artifacts(draw):
             "maps/scale": np.linspace(0, 3, shape[0], dtype=np.float32),
         }
         labels = np.array(draw(st.lists(st.sampled_from([0, 1, 255]), min_size=3, max_size=3)), np.uint8)
-        records.append(Record(3 * index, name, f"a b/{name}.png", (index, 2**31 - 1), "", labels, arrays))
+        records.append(Record(3 * index, name, f"a b/{name}.png", (index, 2**25), "", labels, arrays))
     work = WorkList(3 * len(names) + 1, "f" * 64)
     classes = ("mit Umlaut ü", "猫", draw(st.sampled_from(["dog", "x" * 70_000])))
-    return replace(header(classes=classes), work=work), records
+    # Maps of any grid belong to no image's size.
+    return replace(header(classes=classes), work=work, extra={**EXTRA, "map_size": "model"}), records
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
@@ -208,7 +209,7 @@ def test_small_arrays_are_contiguous(tmp_path):
 
 def test_many_images_cross_chunks_and_flushes():
     records = [replace(record(i % 5, maps=3, size=(300, 400)), index=i, id=str(i)) for i in range(8)]
-    head = replace(header(), work=WorkList(8, ""))
+    head = replace(header(), work=WorkList.of(map(str, range(8))))
     _, found, _ = read(encoded(records, head))
     assert all(same(one, other) for one, other in zip(records, found, strict=True))
 

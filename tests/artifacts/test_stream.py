@@ -4,6 +4,7 @@ import pty
 import subprocess
 import sys
 import threading
+import tracemalloc
 
 import pytest
 
@@ -190,7 +191,8 @@ def test_standard_input_twice_is_refused():
     [
         (b"\xff\xfe\x00 no text", BadInput),
         (b"no/such/file.h5\n", InputMissing),
-        (b"a\0b\n", InputMissing),
+        (b"a\0b\n", BadInput),
+        (b"no/such/file.h5\n" + b"\xc3", BadInput),
         (b"x" * 10_000, InputMissing),
         (b"\n \n", BadInput),
     ],
@@ -201,6 +203,53 @@ def test_anything_else_on_standard_input_is_told(piped, data, error):
         seen(["-"])
     assert len(str(found.value)) < 400
     assert "\0" not in str(found.value)
+
+
+def test_zeros_without_end_are_refused_at_once(standard_input):
+    standard_input(os.open("/dev/zero", os.O_RDONLY))
+    tracemalloc.start()
+    try:
+        with pytest.raises(BadInput, match="neither"):
+            seen(["-"])
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("junk", [b"a.h5\n\0", b"a long name \xff", b"GIF89a\xff\xff"])
+def test_what_is_no_list_of_paths_is_refused_before_its_end(standard_input, junk):
+    read, write_end = os.pipe()
+    standard_input(read)
+    os.write(write_end, junk + b" " * 8)  # nobody closes it
+    try:
+        with pytest.raises(BadInput, match="neither"):
+            seen(["-"])
+    finally:
+        os.close(write_end)
+
+
+def test_a_list_of_paths_without_end_is_refused(standard_input):
+    with subprocess.Popen(["yes", "x" * 1000], stdout=subprocess.PIPE) as writer:
+        standard_input(os.dup(writer.stdout.fileno()))
+        try:
+            with pytest.raises(BadInput, match="longer than 16777216 bytes"):
+                seen(["-"])
+        finally:
+            writer.kill()
+
+
+def test_a_file_that_is_too_long_for_a_list_of_paths_is_refused(standard_input, tmp_path):
+    (tmp_path / "list").write_bytes(b"some/path.h5\n" * 2_000_000)
+    standard_input(os.open(tmp_path / "list", os.O_RDONLY))
+    with pytest.raises(BadInput, match="longer than 16777216 bytes"):
+        seen(["-"])
+
+
+def test_a_list_of_paths_may_come_in_pieces_and_in_any_script(piped, tmp_path):
+    (tmp_path / "é猫.h5").write_bytes(PART[2])
+    data = f"{tmp_path / 'é猫.h5'}\n".encode()
+    piped(*(data[i : i + 1] for i in range(len(data))))
+    assert seen(["-"]) == [2]
 
 
 def test_missing_inputs_are_told(tmp_path):

@@ -1,6 +1,5 @@
 """HDF5 to records: one opened part, checked against the schema, with every image verified as it is read."""
 
-import json
 from collections.abc import Iterator, Sized
 from pathlib import Path
 from types import TracebackType
@@ -10,15 +9,16 @@ import h5py
 import numpy as np
 
 from xseg.artifacts.encode import array_digest
-from xseg.artifacts.guard import check_file, walk
-from xseg.artifacts.header import WorkList, parse_header, sha256
-from xseg.artifacts.record import Failure, Record, check_name
+from xseg.artifacts.guard import MAX_PIXELS, check_file, most_for_one_image, walk
+from xseg.artifacts.header import WorkList, parse_header, parse_json, sha256
+from xseg.artifacts.record import Failure, Record, check_name, failures_digest
 from xseg.artifacts.schema import KINDS, Ragged
 from xseg.errors import BadInput
 
 # What h5py, NumPy and Python raise on contents that no xseg wrote.
 _MALFORMED = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 _DAMAGED = "make it again, or copy it again from where it came"
+_EXACT = 2.0**53  # below this a product of sides is the same in float64 and in int64
 
 
 class Part:
@@ -94,10 +94,7 @@ class Part:
         self.index = _whole_numbers(images["index"])
         self.sizes = _whole_numbers(images["size"])
         self.labels = images["labels"][()]
-        failures = self._file["failures"]
-        failed = _whole_numbers(failures["index"]).tolist()
-        rows = zip(failed, _texts(failures["id"]), _texts(failures["reason"]), strict=True)
-        self.failures = [Failure(index, check_name(name, "id", self.where), reason) for index, name, reason in rows]
+        self.failures = self._read_failures()
         count, total = len(self.ids), self._work().total
         columns: dict[str, Sized] = {
             "path": self.paths,
@@ -117,6 +114,44 @@ class Part:
             for ragged in KINDS[self.header.kind].arrays
             if ragged.required or ragged.name in self._file
         }
+        self._check_work_list()
+        self._check_grids()
+
+    def _read_failures(self) -> list[Failure]:
+        group = self._file["failures"]
+        failed = _whole_numbers(group["index"]).tolist()
+        rows = list(zip(failed, _texts(group["id"]), _texts(group["reason"]), strict=True))
+        digest = failures_digest(rows) if rows else None
+        self._require(_read_attributes(group).get("digest") == digest, "the failures do not match their digest")
+        return [Failure(index, check_name(name, "id", self.where), reason) for index, name, reason in rows]
+
+    def _check_work_list(self) -> None:
+        work = self._work()
+        ids = {failure.index: failure.id for failure in self.failures}
+        ids |= dict(zip(self.index.tolist(), self.ids, strict=True))
+        if len(ids) == work.total:
+            found = WorkList.of(ids[index] for index in range(work.total))
+            self._require(found == work, "worklist_sha256 does not match the ids")
+
+    def _check_grids(self) -> None:
+        """Bound what one image needs before one is read: a shape is soon forged, and gzip hides gigabytes."""
+        self._require(
+            bool(((self.sizes >= 0) & (self.sizes <= MAX_PIXELS)).all() and (self.sizes.prod(1) <= MAX_PIXELS).all()),
+            f"images/size has a negative side or more than {MAX_PIXELS} pixels",
+        )
+        needed = np.zeros(len(self), np.int64)
+        for name, reader in self._arrays.items():
+            grids = reader.grids
+            on_image = self.header.on_image(reader.ragged)
+            fits = (grids == self.sizes).all(1) if on_image else grids.astype(np.float64).prod(1) <= MAX_PIXELS
+            fits |= reader.empty
+            if not fits.all():
+                at = int(np.argmin(fits))
+                (height, width), size = grids[at].tolist(), "x".join(map(str, self.sizes[at].tolist()))
+                self._require(False, f"{name} of {self.ids[at]} is {height}x{width}, its image {size}")
+            needed += reader.nbytes
+        most = most_for_one_image(self._file)
+        self._require(bool((needed <= most).all()), f"an image needs {needed.max(initial=0)} bytes, more than {most}")
 
     def _require(self, condition: bool, problem: str) -> None:
         if not condition:
@@ -172,7 +207,7 @@ class Part:
 
     def result(self) -> dict[str, Any]:
         """The JSON object of a `scores` artifact."""
-        found = json.loads(str(self._attributes["result"]))
+        found = parse_json(str(self._attributes["result"]))
         if not isinstance(found, dict):
             raise ValueError("the attribute result is not a JSON object")
         return found
@@ -190,7 +225,14 @@ class Part:
 
 
 class _RaggedReader:
-    """Slices of one ragged array, image by image."""
+    """Slices of one ragged array, image by image.
+
+    Attributes:
+        values: all images' values, end to end.
+        grids: (N, 2) height and width of each image's array.
+        empty: (N,) whether an image has no map at all, and so no grid.
+        nbytes: (N,) what each image's share needs in memory.
+    """
 
     def __init__(self, file: h5py.File, ragged: Ragged, count: int, require: Any) -> None:  # noqa: ANN401
         group = file[ragged.name]
@@ -206,9 +248,12 @@ class _RaggedReader:
             self.values.ndim == 1 and self.values.dtype.name in ragged.dtypes, f"{name}/values: {self.values.dtype}"
         )
         require(bool((shapes >= 0).all()), f"{name}/shape has a negative side")
-        sizes = [int(np.prod(shape, dtype=object)) for shape in shapes.tolist()]
-        steps = np.diff(offsets).tolist()
-        require(int(offsets[0]) == 0 and steps == sizes, f"{name}/offsets do not follow from {name}/shape")
+        require(bool((shapes.astype(np.float64).prod(1) < _EXACT).all()), f"{name}/shape has a side that cannot be")
+        sizes = shapes.prod(1)
+        require(
+            int(offsets[0]) == 0 and np.array_equal(np.diff(offsets), sizes),
+            f"{name}/offsets do not follow from {name}/shape",
+        )
         require(int(offsets[-1]) == self.values.shape[0], f"{name}/values has {self.values.shape[0]} entries")
         rows = np.concatenate([[0], np.cumsum(shapes[:, 0])]).astype(np.int64)
         for column, dtype in ragged.columns.items():
@@ -217,6 +262,10 @@ class _RaggedReader:
                 found.dtype == dtype and found.shape == (rows[-1],), f"{name}/{column} is {found.dtype}{found.shape}"
             )
         self._offsets, self._shapes, self._rows = offsets, shapes, rows
+        self.grids = shapes[:, -2:]
+        self.empty = shapes[:, 0] == 0 if ragged.columns else np.zeros(count, bool)
+        per_row = sum(np.dtype(dtype).itemsize for dtype in ragged.columns.values())
+        self.nbytes = sizes * self.values.dtype.itemsize + np.diff(rows) * per_row
 
     def read(self, position: int) -> Iterator[tuple[str, np.ndarray]]:
         start, stop = self._offsets[position], self._offsets[position + 1]

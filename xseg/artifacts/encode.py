@@ -9,8 +9,8 @@ import h5py
 import numpy as np
 
 from xseg.artifacts.header import Header, canonical, sha256
-from xseg.artifacts.record import Failure, Record, check_name
-from xseg.artifacts.schema import CHUNK, KINDS, SMALL, Kind
+from xseg.artifacts.record import Failure, Record, check_name, failures_digest
+from xseg.artifacts.schema import CHUNK, KINDS, SMALL
 from xseg.errors import OutputFailed
 
 T = TypeVar("T")
@@ -118,7 +118,7 @@ def encode(
     if header.work is None:
         raise ValueError(f"{header.kind} needs a work list")
     with _created(file) as (target, check):
-        columns = _Columns(target, KINDS[header.kind], compress)
+        columns = _Columns(target, header, compress)
         for record in records:
             columns.add(record)
             check()  # no need to go on for hours once the disk is full
@@ -169,6 +169,9 @@ def _failures(group: h5py.Group, failures: Sequence[Failure]) -> None:
     _dataset(group, "index", np.array([failure.index for failure in failures], np.int64), compress=False)
     _strings(group, "id", [check_name(failure.id, "id", "output") for failure in failures])
     _strings(group, "reason", [failure.reason for failure in failures])
+    if failures:
+        rows = ((failure.index, failure.id, failure.reason) for failure in failures)
+        _attributes(group, {"digest": failures_digest(rows)})
 
 
 class _Head:
@@ -182,10 +185,11 @@ class _Head:
 class _Columns:
     """Ragged arrays grown image by image; only whole chunks are handed to HDF5."""
 
-    def __init__(self, target: h5py.File, kind: Kind, compress: bool) -> None:
+    def __init__(self, target: h5py.File, header: Header, compress: bool) -> None:
+        kind = KINDS[header.kind]
         self.heads: list[_Head] = []
         self._target = target
-        self._kind = kind
+        self._header, self._kind = header, kind
         self._growing: dict[str, _Growing] = {}
         self._shapes: dict[str, list[tuple[int, ...]]] = {ragged.name: [] for ragged in kind.arrays}
         self._compress = compress
@@ -201,8 +205,11 @@ class _Columns:
                 if ragged.required:
                     raise ValueError(f"{record.id}: no {ragged.name}")
                 continue
-            self._append(f"{ragged.name}/values", record.arrays[ragged.name])
-            self._shapes[ragged.name].append(record.arrays[ragged.name].shape)
+            array = record.arrays[ragged.name]
+            if len(array) and self._header.on_image(ragged) and array.shape[-2:] != record.size:
+                raise ValueError(f"{record.id}: {ragged.name} is {array.shape}, its image {record.size}")
+            self._append(f"{ragged.name}/values", array)
+            self._shapes[ragged.name].append(array.shape)
             for column in ragged.columns:
                 self._append(f"{ragged.name}/{column}", record.arrays[f"{ragged.name}/{column}"])
 

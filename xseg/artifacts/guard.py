@@ -14,6 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from xseg.artifacts.schema import KINDS
 from xseg.errors import BadInput
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -21,6 +22,16 @@ SUPERBLOCK = 48  # bytes of a version 2 or 3 superblock with 8-byte offsets
 _MAX_PART = 1 << 44
 _MAX_CHUNK = 64 << 20
 _MAX_OBJECTS = 100_000
+MAX_PIXELS = 1 << 27  # of an image that is read; no grid is finer
+# What is read whole may take so many times the file, and a little more. Trained weights shrink by a tenth, integer
+# columns of images tenfold beside ids and digests that do not shrink at all; only zeros shrink a thousandfold, and
+# few arrays (a fresh bias or buffer) are all zeros.
+_WHOLE_RATIO, _WHOLE_SPARE = 20, 64 << 20
+# What one image's maps may take. Maps are often zero almost everywhere, or all over in one image, but not gigabytes
+# of them in a file of a few megabytes. The bound on all maps is that of gzip itself: they are never in memory at once.
+_IMAGE_RATIO, _IMAGE_SPARE = 100, 512 << 20
+_GZIP_RATIO = 1100
+_READ_BY_IMAGE = {f"/{ragged.name}/values" for kind in KINDS.values() for ragged in kind.arrays}
 # gzip, shuffle, fletcher32, lzf
 _FILTERS = {1, 2, 3, 32000}
 _HINT = "it was not written by xseg, or was changed since"
@@ -67,12 +78,21 @@ def walk(file: h5py.File, where: str) -> None:
     Raises:
         BadInput: says which object and why.
     """
+    length, whole = file.id.get_filesize(), 0
     for name, thing in _objects(file, where):
         for problem in _attribute_problems(thing):
             raise BadInput(f"{where}: {name}: {problem}", _HINT)
         if isinstance(thing, h5py.Dataset):
-            for problem in _dataset_problems(thing):
+            for problem in _dataset_problems(thing, length):
                 raise BadInput(f"{where}: {name}: {problem}", _HINT)
+            whole += _declared(thing) if name not in _READ_BY_IMAGE else 0
+            if whole > _WHOLE_RATIO * length + _WHOLE_SPARE:
+                raise BadInput(f"{where}: its arrays declare {whole} bytes or more, the file has {length}", _HINT)
+
+
+def most_for_one_image(file: h5py.File) -> int:
+    """How many bytes one image of `file` may need in memory."""
+    return _IMAGE_RATIO * file.id.get_filesize() + _IMAGE_SPARE
 
 
 @dataclass
@@ -113,7 +133,7 @@ def _attribute_problems(thing: h5py.Group | h5py.Dataset) -> Iterator[str]:
             yield f"attribute {name!r} has dtype {attribute.dtype}"
 
 
-def _dataset_problems(dataset: h5py.Dataset) -> Iterator[str]:
+def _dataset_problems(dataset: h5py.Dataset, length: int) -> Iterator[str]:
     layout = dataset.id.get_create_plist()
     if layout.get_external_count():
         yield "its values lie in another file"
@@ -123,14 +143,19 @@ def _dataset_problems(dataset: h5py.Dataset) -> Iterator[str]:
     if dtype.kind not in "biufS" or dtype.hasobject or dtype.subdtype is not None:
         yield f"dtype {dtype} has no place in an artifact"
         return
-    size, stored = _count(dataset.shape) * dtype.itemsize, dataset.id.get_storage_size()
-    if size > _MAX_CHUNK and size > 1100 * max(stored, 1):
+    size, stored = _declared(dataset), dataset.id.get_storage_size()
+    # An array that was never written reads as its fill value, from no bytes at all; chunks may share their bytes.
+    if (size and not stored) or size > max(_MAX_CHUNK, _GZIP_RATIO * min(stored, length)):
         yield f"declares {size} bytes but stores {stored}"
     filters = {layout.get_filter(i)[0] for i in range(layout.get_nfilters())}
     if filters - _FILTERS:
         yield f"filter {min(filters - _FILTERS)} is not one xseg uses"
     if layout.get_layout() == h5py.h5d.CHUNKED and _count(layout.get_chunk()) * dtype.itemsize > _MAX_CHUNK:
         yield "its chunks are too large"
+
+
+def _declared(dataset: h5py.Dataset) -> int:
+    return _count(dataset.shape) * dataset.dtype.itemsize
 
 
 def _count(shape: tuple[int, ...] | None) -> int:

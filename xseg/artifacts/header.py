@@ -7,8 +7,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from xseg.artifacts.schema import KINDS
-from xseg.errors import BadInput
+from xseg.artifacts.schema import KINDS, Ragged
+from xseg.artifacts.text import any_controls, without_controls
+from xseg.errors import BadInput, UsageError
 from xseg.version import __version__
 
 METHOD_VERSION = 1  # raised when a command's results change for the same parameters
@@ -96,6 +97,11 @@ class Header:
 
     def __post_init__(self) -> None:
         if not self.run:
+            # No reader would accept them, and hours of work lie between here and the first reader.
+            if any_controls([self.command, self.params, self.classes]):
+                raise UsageError(
+                    f"the options or classes of {self.command!r} have control characters", "leave them out"
+                )
             object.__setattr__(self, "run", self._run())
         if not self.version:
             object.__setattr__(self, "version", KINDS[self.kind].version)
@@ -121,25 +127,33 @@ class Header:
         """Whether both describe the same run over the same images."""
         return self.run == other.run and self.work == other.work
 
+    def on_image(self, ragged: Ragged) -> bool:
+        """Whether the array has one value per pixel of the image."""
+        return ragged.on_image or self.extra.get("map_size") == "image"
+
     def with_shard(self, shard: str) -> "Header":
         """This header for one shard (or, with an empty string, for the whole work list)."""
         return replace(self, shard=shard)
 
     def attributes(self, content: str) -> dict[str, str | int]:
-        """The root attributes as written."""
+        """The root attributes as written.
+
+        What is only there for people or as a hint, and comes from outside, is made plain: a command line or a
+        directory may hold anything.
+        """
         return {
             "format": "xseg",
             "kind": self.kind,
             "format_version": self.version,
             "xseg_version": self.xseg_version,
             "created": self.created,
-            "command": canonical(list(self.argv)),
+            "command": canonical([_plain(argument) for argument in self.argv]),
             "params": canonical({"command": self.command, **self.params}),
             "classes": canonical(list(self.classes)),
             "run": self.run,
             "parents": canonical([parent.to_json() for parent in self.parents]),
-            "provenance": canonical(dict(self.provenance)),
-            "root": self.root,
+            "provenance": canonical(_plain(self.provenance)),
+            "root": _plain(self.root),
             "shard": self.shard,
             "content": content,
             **{key: value if isinstance(value, str) else canonical(value) for key, value in self.extra.items()},
@@ -168,17 +182,19 @@ def parse_header(attributes: Mapping[str, Any], where: str, work: WorkList | Non
         raise BadInput(f"{where}: {kind.name} version {version}, this xseg reads up to {kind.version}", "upgrade xseg")
     if attributes.get("complete") != 1:
         raise BadInput(f"{where}: not marked complete", "run the command that makes it again")
+    if strange := next((name for name, value in attributes.items() if any_controls([name, value])), None):
+        raise BadInput(f"{where}: the attribute {strange!r} has control characters", "it was not written by xseg")
     try:
-        params = _typed(_json(attributes["params"]), dict)
+        params = _typed(parse_json(attributes["params"]), dict)
         return Header(
             kind=kind.name,
-            classes=tuple(_strings(_json(attributes["classes"]))),
+            classes=tuple(_strings(parse_json(attributes["classes"]))),
             command=str(params.pop("command", "")),
             params=params,
-            parents=tuple(Parent(str(p["kind"]), str(p["content"])) for p in _json(attributes["parents"])),
-            argv=tuple(_strings(_json(attributes["command"]))),
+            parents=tuple(Parent(str(p["kind"]), str(p["content"])) for p in parse_json(attributes["parents"])),
+            argv=tuple(_strings(parse_json(attributes["command"]))),
             extra={name: _loose(attributes[name]) for name in kind.attributes},
-            provenance=_typed(_json(attributes["provenance"]), dict),
+            provenance=_typed(parse_json(attributes["provenance"]), dict),
             root=str(attributes["root"]),
             work=work,
             shard=str(attributes["shard"]),
@@ -191,12 +207,29 @@ def parse_header(attributes: Mapping[str, Any], where: str, work: WorkList | Non
         raise BadInput(f"{where}: root attributes are malformed ({error})", "it was not written by xseg") from error
 
 
-def _json(text: str) -> Any:  # noqa: ANN401
-    return json.loads(text, parse_constant=_no_number)
+def parse_json(text: str) -> Any:  # noqa: ANN401
+    """What the JSON of an attribute says.
+
+    Raises:
+        ValueError: it is not JSON.
+        TypeError: once its escapes are undone, a text in it has control characters.
+    """
+    value = json.loads(text, parse_constant=_no_number)
+    if any_controls(value):
+        raise TypeError("found control characters in JSON")
+    return value
 
 
 def _no_number(text: str) -> None:
     raise ValueError(f"{text} is not a JSON number")
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401 - JSON
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return without_controls(value, "\N{REPLACEMENT CHARACTER}") if isinstance(value, str) else value
 
 
 def _typed(value: object, kind: type) -> Any:  # noqa: ANN401
@@ -207,13 +240,13 @@ def _typed(value: object, kind: type) -> Any:  # noqa: ANN401
 
 def _strings(value: object) -> list[str]:
     for text in _typed(value, list):
-        if not isinstance(text, str) or any(ord(letter) < 32 for letter in text):
-            raise TypeError("needed a list of plain strings")
+        if not isinstance(text, str):
+            raise TypeError("needed a list of strings")
     return _typed(value, list)
 
 
 def _loose(value: object) -> object:
     try:
-        return _json(value) if isinstance(value, str) else value
+        return parse_json(value) if isinstance(value, str) else value
     except ValueError:
         return value

@@ -1,12 +1,14 @@
 """One image's share of an artifact, and the digest that proves it intact."""
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from xseg.artifacts.header import canonical, sha256
+from xseg.artifacts.text import without_controls
 from xseg.errors import BadInput
 
 _UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")  # nothing that could break or forge a listing
@@ -63,7 +65,12 @@ class Failure:
     reason: str
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "reason", " ".join(_UNSAFE.sub(" ", self.reason).split()))
+        object.__setattr__(self, "reason", " ".join(without_controls(self.reason, " ").split()))
+
+
+def failures_digest(rows: Iterable[tuple[int, str, str]]) -> str:
+    """sha256 (hex) of failures, as (index, id, reason) in stored order."""
+    return sha256(canonical([list(row) for row in rows]))
 
 
 def check_name(text: str, what: str, where: str) -> str:

@@ -17,6 +17,7 @@ class Ragged:
         dtypes: NumPy names of the dtypes it may have.
         columns: further values per entry of the first axis (name -> dtype), such as the class of each map.
         required: whether every artifact of the kind has it.
+        on_image: whether it has one value per pixel of the image, whatever `map_size` says.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Ragged:
     dtypes: tuple[str, ...]
     columns: dict[str, str] = field(default_factory=dict)
     required: bool = True
+    on_image: bool = True
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,15 @@ KINDS: dict[str, Kind] = {
             "heatmaps",
             1,
             "xseg explain CLASSIFIER DATASET",
-            (Ragged("maps", 3, ("float16", "float32", "uint8"), {"class_id": "int32", "scale": "float32"}),),
+            (
+                Ragged(
+                    "maps",
+                    3,
+                    ("float16", "float32", "uint8"),
+                    {"class_id": "int32", "scale": "float32"},
+                    on_image=False,
+                ),
+            ),
             ("signed", "class_specific", "map_size"),
         ),
         Kind(

@@ -1,6 +1,8 @@
 """From command-line inputs to parts: files, directories of parts, `-`, lists of paths, and files laid end to end."""
 
+import codecs
 import io
+import itertools
 import os
 import stat
 import sys
@@ -17,6 +19,8 @@ from xseg.errors import BadInput, InputMissing, UsageError
 
 _IN_MEMORY = 256 << 20  # larger parts of a stream spool to TMPDIR
 _BLOCK = 1 << 20
+_MAX_LIST = 16 << 20  # bytes of a list of paths: a hundred thousand long ones
+_NEITHER = "holds neither an artifact nor lines of paths"
 
 
 @contextmanager
@@ -119,18 +123,32 @@ def _standard_input() -> list[Location]:
         head = os.pread(file.fileno(), len(SIGNATURE), 0)
         if head == SIGNATURE:  # read in place, as often as needed
             return [Location(where, lambda: _regular_parts(file, where))]
-        return _listed(file.read())
+        return _listed(_text(file, b""))
     head = _read_up_to(file, len(SIGNATURE))
     if head == SIGNATURE:
         return [Location(where, lambda: _stream_parts(file, where, head), again=False)]
-    return _listed(head + file.read())
+    return _listed(_text(file, head))
 
 
-def _listed(data: bytes) -> list[Location]:
+def _text(file: BinaryIO, head: bytes) -> str:
+    """All of a list of paths. What is none, such as zeros without end, is refused at its first piece."""
+    decode, pieces, length = codecs.getincrementaldecoder("utf-8")().decode, [], 0
+    blocks = iter(lambda: file.read1(_BLOCK), b"")  # type: ignore[attr-defined] # what is there, without waiting
     try:
-        names = [line.strip() for line in data.decode().splitlines() if line.strip()]
+        for block in itertools.chain([head], blocks):
+            length += len(block)
+            if b"\0" in block:
+                raise BadInput(f"standard input {_NEITHER}")
+            if length > _MAX_LIST:
+                raise BadInput(f"standard input {_NEITHER}: it is longer than {_MAX_LIST} bytes")
+            pieces.append(decode(block))
+        return "".join([*pieces, decode(b"", final=True)])
     except UnicodeDecodeError as error:
-        raise BadInput("standard input holds neither an artifact nor lines of paths") from error
+        raise BadInput(f"standard input {_NEITHER}") from error
+
+
+def _listed(text: str) -> list[Location]:
+    names = [line.strip() for line in text.splitlines() if line.strip()]
     if not names:
         raise BadInput("standard input is empty", "the command before the pipe wrote nothing")
     return [location for name in names for location in _path(Path(name))]
