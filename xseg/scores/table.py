@@ -107,7 +107,7 @@ def _summary(runs: Sequence[tuple[str, Run]]) -> list[tuple[str, list[str]]]:
         ("  95 % interval", [_span(run["miou_interval"]) for run in objects]),
         ("  background threshold", [_threshold(run) for run in objects]),
         ("pixel accuracy", [number(run["pixel_accuracy"]) for run in objects]),
-        ("share of FP, FN (with IoU: 1)", [_both(run["false_positive"], run["false_negative"]) for run in objects]),
+        ("false positive, negative", [_both(run["false_positive"], run["false_negative"]) for run in objects]),
     ]
     if any(run["unknown"] for run in objects):
         rows.append(("unknown, counted as missed", [number(run["unknown"]) for run in objects]))
