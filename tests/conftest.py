@@ -1,6 +1,7 @@
 """What every test shares: one torch thread, the skip rules for GPUs and for files kept outside the repository."""
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +19,7 @@ def pytest_addoption(parser):
     )
     group.addoption("--moments", type=int, default=2, help="Moments of a command at which it is killed.")
     group.addoption("--images", type=int, default=20, help="Images that go through a pipe.")
-    group.addoption("--mutants", type=int, default=100, help="Damaged artifacts and streams.")
+    group.addoption("--mutants", type=int, default=60, help="Damaged artifacts and streams.")
 
 
 def pytest_terminal_summary(terminalreporter):
@@ -30,6 +31,8 @@ def pytest_terminal_summary(terminalreporter):
 
 
 def pytest_configure(config):
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a job that a shell runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     torch.set_num_threads(1)
 
 

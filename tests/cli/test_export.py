@@ -7,6 +7,7 @@ from PIL import Image
 from tests.cli.read import records
 from xseg.artifacts.decode import Part
 from xseg.artifacts.encode import encode
+from xseg.artifacts.header import WorkList
 
 
 def exported(directory):
@@ -16,7 +17,9 @@ def exported(directory):
 def renamed(path, target, folder):
     """The same artifact with a folder in front of every id."""
     with Part(path, str(path)) as part, target.open("wb") as file:
-        encode(file, part.header, [replace(r, id=f"{folder}/{r.id}") for r in part.records()], [])
+        renamed_records = [replace(r, id=f"{folder}/{r.id}") for r in part.records()]
+        work = WorkList.of(record.id for record in renamed_records)
+        encode(file, replace(part.header, work=work), renamed_records, [])
     return target
 
 

@@ -91,7 +91,7 @@ def test_a_kill_between_publishing_and_tidying_up_leaves_a_whole_that_the_next_r
     command = (per_image_steps(chain, chain.cam) | trainers(chain))[name]
     out = tmp_path / "out.h5"
     # The last flush is that of the directory, once the name is there.
-    last = {"explain": 6, "train-cls": 4}[name]
+    last = {"explain": 6, "train-cls": 6}[name]
     run(*command, "-o", out, status=-signal.SIGKILL, die_at_flush=last)
     assert content(out)
     assert len(list(tmp_path.iterdir())) >= 2

@@ -185,7 +185,7 @@ def test_blur_equals_a_convolution_written_out():
 
 
 def test_preparation_without_meaning_is_refused():
-    with pytest.raises(ValueError, match="sign is 'negative'"):
+    with pytest.raises(ValueError, match="--sign negative"):
         Preparation(sign="negative")
     with pytest.raises(ValueError, match="percentile"):
         Preparation(clip_percentile=0)

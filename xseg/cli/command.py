@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
@@ -206,9 +206,27 @@ def _open_what_is_closed() -> None:
             if opened != handle:
                 os.dup2(opened, handle)
                 os.close(opened)
+            if handle == 0:
+                sys.stdin = os.fdopen(0)
+            if handle == 2:
+                sys.stderr = os.fdopen(2, "w")
             if handle == 1:
                 closed = OutputFailed("standard output is closed", "redirect it to /dev/null if nobody reads it")
                 sys.exit(int(tell_error(closed)))
+
+
+def _flushed(stream: TextIO, handle: int) -> bool:
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), handle)
+        return False
+    return True
+
+
+def _trained_with_others() -> bool:
+    together = sys.modules.get("xseg.training.together")
+    return together is not None and bool(together._KEPT)
 
 
 def main() -> None:
@@ -221,12 +239,10 @@ def main() -> None:
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else Status.OK if error.code is None else Status.BUG
         past_stopping()
-    with suppress(OSError, ValueError):
-        sys.stderr.flush()
-    try:
-        sys.stdout.flush()
-    except OSError:
-        # A reader that went away must not cause a second message at interpreter shutdown.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    # A reader that went away must not change the status, or cause a second message, at interpreter shutdown.
+    _flushed(sys.stderr, 2)
+    if not _flushed(sys.stdout, 1):
         status = status or Status.BROKEN_PIPE
+    if _trained_with_others():
+        os._exit(int(status))  # see `xseg.training.together`
     sys.exit(int(status))

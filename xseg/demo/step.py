@@ -99,7 +99,7 @@ def _run(step: Step, runtime: Runtime) -> dict[str, Score]:
     )
     output = _finished(process, runtime.stop)
     if runtime.stop() or process.returncode in {Status.STOPPED, Status.INTERRUPTED}:
-        error = runtime.stop.stopped("the demo was stopped; finished work is kept", "run the same command to continue")
+        error = runtime.stop.stopped("the demo was stopped; finished work is kept", "run the same command again")
         error.status = error.status if runtime.stop() else Status(process.returncode)
         raise error
     if process.returncode:

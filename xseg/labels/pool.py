@@ -34,7 +34,9 @@ def in_processes(engine: Backend, workers: int) -> Iterator[Backend]:
     """`engine` in `workers` processes, which end with the block."""
     # Not fork: torch's threads do not survive one.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+    with signals_held():  # what keeps track of them starts here
+        pool = ProcessPoolExecutor(workers, context, initializer=_one_thread)
+    with pool:
         yield _Pooled(engine, pool)
 
 

@@ -16,6 +16,10 @@ from xseg.runs.ranks import Rank, meeting_point
 
 T = TypeVar("T")
 
+# Freeing the last reference to a group joins its threads, which may be waiting for the interpreter: both then wait for
+# ever. So what refers to a group lives as long as the process, which `cli.command.main` ends without freeing anything.
+_KEPT: list[nn.Module] = []
+
 
 @dataclass(frozen=True)
 class Together:
@@ -87,7 +91,9 @@ class Together:
         if self.rank.alone or not any(parameter.requires_grad for parameter in module.parameters()):
             return module
         with _partners():
-            return DistributedDataParallel(module, find_unused_parameters=partly)
+            wrapped = DistributedDataParallel(module, find_unused_parameters=partly)
+        _KEPT.append(wrapped)
+        return wrapped
 
 
 @contextmanager
