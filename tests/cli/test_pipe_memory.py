@@ -7,14 +7,13 @@ import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.cli.launch import ROOT
 from tests.cli.read import records
 from xseg.datasets.synthetic import write_synthetic
-
-MEBI = 1 << 20
 
 
 class Step:
@@ -26,12 +25,22 @@ class Step:
             stdin=stdin, stdout=stdout, env={**os.environ, "PYTHONPATH": str(ROOT)},
         )  # fmt: skip
 
-    def wait(self):
-        """Its peak memory in MiB."""
-        _, status, usage = os.wait4(self.process.pid, 0)
-        self.process.returncode = os.waitstatus_to_exitcode(status)
-        assert self.process.returncode == 0
-        return usage.ru_maxrss * 1024 / MEBI
+        self.peak = 0.0
+
+    def running(self):
+        """Whether it has not ended; notes its peak memory so far. (`wait4` would count that of this process, too.)"""
+        for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                self.peak = int(line.split()[1]) / 1024
+        return self.process.poll() is None
+
+
+def peaks_of(*steps):
+    """Peak memory of each in MiB, once all have ended."""
+    while any([step.running() for step in steps if step.process.returncode is None]):
+        time.sleep(0.02)
+    assert [step.process.returncode for step in steps] == [0] * len(steps)
+    return [step.peak for step in steps]
 
 
 def piped(chain, data, out):
@@ -43,7 +52,7 @@ def piped(chain, data, out):
     third = Step("crf", "-", "--masks", "-o", out, stdin=second.process.stdout)
     for step in (first, second):
         step.process.stdout.close()  # the next process has it
-    return [step.wait() for step in (first, second, third)], time.monotonic() - started
+    return peaks_of(first, second, third), time.monotonic() - started
 
 
 def in_turn(chain, data, out):
@@ -51,7 +60,7 @@ def in_turn(chain, data, out):
     cam, walk = out.with_name("cam.h5"), out.with_name("walk.h5")
     started = time.monotonic()
     peaks = [
-        Step(*command).wait()
+        peaks_of(Step(*command))[0]
         for command in (
             ("explain", chain.cls, data, "-o", cam),
             ("random-walk", cam, chain.affinity, "--log-steps", 3, "-o", walk),

@@ -83,9 +83,8 @@ def slurm(
 
 
 def _from_stdin() -> list[str]:
-    if sys.stdin is None or sys.stdin.isatty():  # None if the descriptor is closed
-        problem = "closed" if sys.stdin is None else "a terminal"
-        raise UsageError(f"'-', but standard input is {problem}", "use: xseg slurm - < chain.txt")
+    if sys.stdin.isatty():
+        raise UsageError("standard input is a terminal", "give it the commands, one a line: xseg slurm - < chain.txt")
     try:
         text = sys.stdin.buffer.read().decode()
     except UnicodeDecodeError as error:
