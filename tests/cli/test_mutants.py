@@ -5,7 +5,9 @@ hang, or other data. A few mutants here; `--mutants 2000` (part of `make reliabi
 """
 
 import json
+import os
 import shutil
+import subprocess
 import time
 from collections import Counter
 from pathlib import Path
@@ -31,9 +33,18 @@ def few(chain, run, tmp_path_factory):
     run("crf", at["cam"], "-o", at["labels"])
     run("random-walk", at["cam"], chain.affinity, "--log-steps", 3, "-o", at["walk"])
     for name, made in {"stream": four, "other": (*four, "--flip")}.items():
-        at[name] = directory / name
-        at[name].write_bytes(run(*made, "-o", "-", settings=PART_PER_IMAGE).stdout)
+        at[name] = streamed(run, made, directory / name)
     return {**at, **{name: getattr(chain, name) for name in ("cls", "affinity", "masks", "scores")}}
+
+
+def streamed(run, made, path):
+    """What a command writes into a pipe, a part per image."""
+    pipe = path.with_suffix(".pipe")
+    os.mkfifo(pipe)
+    with path.open("wb") as file, subprocess.Popen(["cat", str(pipe)], stdout=file):
+        run(*made, settings=PART_PER_IMAGE, stdout=pipe)
+    assert len(parts_of(path.read_bytes())) == 4
+    return path
 
 
 def command(name, chain, few, mutant):
