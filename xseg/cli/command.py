@@ -226,7 +226,7 @@ def _flushed(stream: TextIO, handle: int) -> bool:
 
 def _trained_with_others() -> bool:
     together = sys.modules.get("xseg.training.together")
-    return together is not None and bool(together._KEPT)
+    return together is not None and bool(together.KEPT)
 
 
 def main() -> None:

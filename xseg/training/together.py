@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 # Freeing the last reference to a group joins its threads, which may be waiting for the interpreter: both then wait for
 # ever. So what refers to a group lives as long as the process, which `cli.command.main` ends without freeing anything.
-_KEPT: list[nn.Module] = []
+KEPT: list[nn.Module] = []
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class Together:
             return module
         with _partners():
             wrapped = DistributedDataParallel(module, find_unused_parameters=partly)
-        _KEPT.append(wrapped)
+        KEPT.append(wrapped)
         return wrapped
 
 
