@@ -9,6 +9,7 @@ from typing import Any, Generic, TypeVar, get_type_hints
 from xseg.errors import UsageError
 
 T = TypeVar("T")
+_TRAITS = ("summary", "source", "models", "cost", "signed", "class_specific", "needs_model", "differentiable")
 _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
@@ -120,7 +121,7 @@ def _convert(text: str, kind: Any, setting: str) -> Any:  # noqa: ANN401 - the t
 
 def describe(name: str, cls: type) -> dict[str, Any]:
     """One entry for a listing: its class-level traits and its parameters with their defaults."""
-    traits = {key: getattr(cls, key) for key in ("summary", "source", "signed", "class_specific", "needs_model")}
+    traits = {key: getattr(cls, key) for key in _TRAITS}
     hints = get_type_hints(cls)
     fields = [field for field in dataclasses.fields(cls) if field.init]
     return {

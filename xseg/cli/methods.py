@@ -24,7 +24,9 @@ def _text(row: dict[str, Any]) -> str:
         "signed" if row["signed"] else "unsigned",
         "per class" if row["class_specific"] else "class-agnostic",
         *([] if row["needs_model"] else ["looks at no model"]),
+        *(["differentiable"] if row["differentiable"] else []),
     ]
     lines = [f"{row['name']}: {row['summary']}", f"    {', '.join(traits)}; {row['source']}"]
+    lines += [f"    serves: {row['models']}; cost for K classes: {row['cost']}"]
     lines += [f"    --set {name}={parameter['default']}" for name, parameter in row["parameters"].items()]
     return "\n".join(lines)

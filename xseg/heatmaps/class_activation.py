@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from xseg.classifier.capture import capture
 from xseg.classifier.model import Classifier
 from xseg.errors import UsageError
-from xseg.heatmaps.layers import evaluating, not_a_map, probe_images, target_layer
+from xseg.heatmaps.layers import evaluating, not_a_map, probe_images, single, target_layer
 from xseg.heatmaps.registry import Method, Query, methods
 
 # Largest difference between rebuilt and real logits, as a fraction of the sum of their terms' absolute values.
@@ -17,10 +17,13 @@ _AGREEMENT = {torch.float16: 1e-2, torch.bfloat16: 3e-2}
 _AGREEMENT_FLOAT32 = 1e-3
 
 
-def _run(classifier: Classifier, images: Tensor, layer: str | None) -> tuple[Tensor, Tensor]:
-    """Output of the target layer, and logits (N,C), of one forward pass without gradients."""
+def _run(
+    classifier: Classifier, images: Tensor, layer: str | None, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Output of the target layer, and logits (N,C), of one forward pass; without gradients unless `create_graph`."""
     path, module = target_layer(classifier, layer)
-    with evaluating(classifier), torch.no_grad(), capture(classifier, [path]) as features:
+    gradients = torch.enable_grad() if create_graph else torch.no_grad()
+    with evaluating(classifier, create_graph), gradients, capture(classifier, [path], create_graph) as features:
         logits = classifier(images)
     if path not in features:
         raise UsageError(f"--layer {path}: this {type(module).__name__} is never run", "choose another layer")
@@ -36,7 +39,7 @@ def _head_weight(classifier: Classifier) -> tuple[Tensor, Tensor | None] | str:
     )
     if linear:
         assert isinstance(module, nn.Linear | nn.Conv2d)
-        return module.weight.detach().flatten(1).float(), None if module.bias is None else module.bias.detach().float()
+        return single(module.weight).flatten(1), None if module.bias is None else single(module.bias)
     return (
         f"cam needs a linear layer or a 1x1 convolution as head, found {path!r} ({type(module).__name__}); use grad-cam"
     )
@@ -58,11 +61,12 @@ def _disagreement(classifier: Classifier, layer: str | None, features: Tensor, l
             f"cam needs only a global mean between {where}; the layer has {features.shape[1]} channels, "
             f"the head takes {weight.shape[1]}; use grad-cam"
         )
-    pooled = features.float().mean((2, 3))
-    offset = torch.zeros_like(weight[:, 0]) if bias is None else bias
+    weight, features = weight.detach(), single(features.detach())
+    pooled = features.mean((2, 3))
+    offset = torch.zeros_like(weight[:, 0]) if bias is None else bias.detach()
     rebuilt = pooled @ weight.T + offset
     size = (pooled.abs() @ weight.T.abs() + offset.abs()).amax()
-    if ((rebuilt - logits.float()).abs() > _AGREEMENT.get(logits.dtype, _AGREEMENT_FLOAT32) * size).any():
+    if ((rebuilt - single(logits.detach())).abs() > _AGREEMENT.get(logits.dtype, _AGREEMENT_FLOAT32) * size).any():
         return f"cam needs only a global mean between {where}, but the logits say there is more; use grad-cam"
     return None
 
@@ -85,7 +89,9 @@ class ClassActivation(Method):
 
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
-    needs_model: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
+    models: ClassVar[str] = "a global mean and a linear head after the target layer"
+    cost: ClassVar[str] = "1 f"
     summary: ClassVar[str] = "class activation map: the head's weights applied at each place of the last feature map"
     source: ClassVar[str] = "Zhou et al. 2016, arXiv:1512.04150"
 
@@ -109,13 +115,13 @@ class ClassActivation(Method):
         Raises:
             UsageError: the logits are not the head applied to the mean of the features.
         """
-        features, logits = _run(classifier, query.images, query.layer)
-        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        features, logits = _run(classifier, query.images, query.layer, query.create_graph)
+        with torch.set_grad_enabled(query.create_graph), torch.autocast(features.device.type, enabled=False):
             problem = _disagreement(classifier, query.layer, features, logits)
             head = _head_weight(classifier)
             if problem or isinstance(head, str):
                 raise UsageError(f"--method: {problem}")
             classes, column = query.target.unique(return_inverse=True)
-            maps = torch.einsum("kf,nfhw->nkhw", head[0][classes], features.float())[query.image, column]
+            maps = torch.einsum("kf,nfhw->nkhw", head[0][classes], single(features))[query.image, column]
         maps = maps.relu() if self.relu else maps
         return maps.sqrt() if self.sqrt else maps

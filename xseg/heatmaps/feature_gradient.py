@@ -18,7 +18,9 @@ class _FeatureGradient(Method):
     relu: bool
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
-    needs_model: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
+    models: ClassVar[str] = "any with feature maps (N,C,h,w)"
+    cost: ClassVar[str] = "1 f + K b of the layers above the target layer"
 
     @property
     def is_signed(self) -> bool:
@@ -37,8 +39,8 @@ class _FeatureGradient(Method):
         Raises:
             UsageError: the layer's output is not (N,C,h,w), or the logits do not depend on it.
         """
-        with evaluating(classifier):
-            leaf, logits = forward_from(classifier, query.images, query.layer)
+        with evaluating(classifier, query.create_graph):
+            leaf, logits = forward_from(classifier, query.images, query.layer, query.create_graph)
             problem = not_a_map(classifier, query.layer, leaf)
             if problem:
                 raise UsageError(f"--method: {problem}")

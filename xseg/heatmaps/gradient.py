@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from xseg.classifier.model import Classifier
-from xseg.heatmaps.layers import answer_by_gradient, evaluating
+from xseg.heatmaps.layers import answer_by_gradient, evaluating, image_leaf
 from xseg.heatmaps.registry import Method, Query, methods
 
 
@@ -26,7 +26,9 @@ class InputTimesGradient(Method):
 
     signed: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
-    needs_model: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
+    models: ClassVar[str] = "any"
+    cost: ClassVar[str] = "1 f + K b"
     summary: ClassVar[str] = "pixel times gradient, summed over colour: signed, at the picture's resolution"
     source: ClassVar[str] = "Shrikumar et al. 2016, arXiv:1605.01713"
 
@@ -37,8 +39,8 @@ class InputTimesGradient(Method):
 
     def __call__(self, classifier: Classifier, query: Query) -> Tensor:
         """Maps (P,H,W) at the resolution of the images; all classes share one forward pass."""
-        with evaluating(classifier), torch.enable_grad():
-            leaf = query.images.detach().requires_grad_()
+        with evaluating(classifier, query.create_graph), torch.enable_grad():
+            leaf = image_leaf(query)
             logits = classifier(leaf.clone())  # a copy, so that the network may work in place
         return answer_by_gradient(query, leaf, logits, self._weigh)
 

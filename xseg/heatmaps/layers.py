@@ -17,13 +17,16 @@ HALF_GRADIENT_SCALE = 1024.0
 
 
 @contextmanager
-def evaluating(classifier: Classifier) -> Iterator[None]:
-    """Evaluation mode with frozen parameters inside the block; every module and parameter is put back after it."""
+def evaluating(classifier: Classifier, create_graph: bool = False) -> Iterator[None]:
+    """Evaluation mode inside the block, with frozen parameters unless gradients are to reach them (`create_graph`).
+
+    Every module and parameter is put back after it.
+    """
     modes = [(module, module.training) for module in classifier.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in classifier.parameters()]
     try:
         classifier.eval()
-        for parameter, _ in wanted:
+        for parameter, _ in () if create_graph else wanted:
             parameter.requires_grad_(False)
         yield
     finally:
@@ -43,13 +46,16 @@ def target_layer(classifier: Classifier, layer: str | None = None) -> tuple[str,
     return path, module_at(classifier.net, path)
 
 
-def forward_from(classifier: Classifier, images: Tensor, layer: str | None = None) -> tuple[Tensor, Tensor]:
+def forward_from(
+    classifier: Classifier, images: Tensor, layer: str | None = None, create_graph: bool = False
+) -> tuple[Tensor, Tensor]:
     """One forward pass whose graph starts at the target layer: nothing below it is kept or differentiated.
 
     Args:
         classifier: inside `evaluating`, so that its frozen parameters start no graph of their own.
         images: (N,3,H,W) normalised float.
         layer: as in `Query`.
+        create_graph: as in `Query`: the graph then starts at the images and the parameters.
 
     Returns:
         The layer's output (N,...), and the logits (N,C) as a function of it.
@@ -59,13 +65,20 @@ def forward_from(classifier: Classifier, images: Tensor, layer: str | None = Non
     """
     path, module = target_layer(classifier, layer)
     with torch.enable_grad(), capture(classifier, [path], grad=True) as features:
-        logits = classifier(images.detach())
+        logits = classifier(images if create_graph else images.detach())
     if path not in features or not logits.requires_grad:
         raise UsageError(
             f"--layer {path}: the logits do not depend on the output of this {type(module).__name__}",
             "choose a layer on the way to the logits",
         )
     return features[path], logits
+
+
+def image_leaf(query: Query) -> Tensor:
+    """The images of the query, to differentiate by: their own leaf, or, with `create_graph`, part of the caller's."""
+    if query.create_graph and query.images.requires_grad:
+        return query.images
+    return query.images.detach().requires_grad_()
 
 
 def answer_by_gradient(
@@ -80,20 +93,27 @@ def answer_by_gradient(
         reduce: turns gradients (p,...) and values (p,...) into maps (p,h,w).
 
     Returns:
-        (P,h,w) float32.
+        (P,h,w) float32, or float64 where `leaf` is.
     """
     rounds = query.rounds()
     scale = HALF_GRADIENT_SCALE if logits.dtype == torch.float16 else 1.0
+    values = leaf if query.create_graph else leaf.detach()
     maps: list[Tensor] = []
     for number, chosen in enumerate(rounds):
         image = query.image[chosen]
         seeds = torch.zeros_like(logits)
         seeds[image, query.target[chosen]] = scale
-        (gradient,) = torch.autograd.grad(logits, leaf, seeds, retain_graph=number + 1 < len(rounds))
+        more = query.create_graph or number + 1 < len(rounds)
+        (gradient,) = torch.autograd.grad(logits, leaf, seeds, retain_graph=more, create_graph=query.create_graph)
         with torch.autocast(leaf.device.type, enabled=False):
-            maps.append(reduce(gradient[image].float() / scale, leaf.detach()[image].float()))
+            maps.append(reduce(single(gradient[image]) / scale, single(values[image])))
     answers = torch.cat(maps)
     return answers[torch.cat(rounds).argsort()]
+
+
+def single(values: Tensor) -> Tensor:
+    """`values` in at least single precision: float16 and bfloat16 as float32, the rest as they are."""
+    return values.float() if values.dtype in (torch.float16, torch.bfloat16) else values
 
 
 def probe_images(classifier: Classifier) -> Tensor:

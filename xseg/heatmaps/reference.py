@@ -26,6 +26,8 @@ class RandomMap(Method):
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     needs_model: ClassVar[bool] = False
+    models: ClassVar[str] = "any"
+    cost: ClassVar[str] = "none"
     summary: ClassVar[str] = "reference: uniform noise on a coarse grid, keyed by seed, image and class"
     source: ClassVar[str] = "none (reference map)"
 
@@ -58,6 +60,8 @@ class CentrePrior(Method):
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = False
     needs_model: ClassVar[bool] = False
+    models: ClassVar[str] = "any"
+    cost: ClassVar[str] = "none"
     summary: ClassVar[str] = "reference: a Gaussian at the centre of the picture, the same for every class"
     source: ClassVar[str] = "none (reference map)"
 

@@ -24,6 +24,8 @@ class Query:
         ids: N image ids, the key of every random draw.
         seed: seed of every random draw.
         layer: module path inside the network that replaces the classifier's own target layer; None: that one.
+        create_graph: maps stay functions of the images and of the parameters that require a gradient, for losses on
+            them (Yu et al. 2024); only methods that are `differentiable` take it.
 
     Raises:
         ValueError: shapes that do not fit together, or no question at all.
@@ -35,6 +37,7 @@ class Query:
     ids: tuple[str, ...]
     seed: int = 0
     layer: str | None = None
+    create_graph: bool = False
 
     def __post_init__(self) -> None:
         sizes = check_shapes(images=(self.images, "N C H W"), image=(self.image, "P"), target=(self.target, "P"))
@@ -64,9 +67,12 @@ class Method(ABC):
 
     signed: ClassVar[bool]  #: with its default parameters, maps have negative values
     class_specific: ClassVar[bool]  #: maps of two classes of one image differ
-    needs_model: ClassVar[bool]  #: looks at the classifier and the picture at all
+    needs_model: ClassVar[bool] = True  #: looks at the classifier and the picture at all
+    differentiable: ClassVar[bool] = False  #: answers a query with `create_graph`
     summary: ClassVar[str]  #: one line for `xseg methods`
     source: ClassVar[str]  #: the paper it comes from
+    models: ClassVar[str]  #: the networks it serves, in a few words
+    cost: ClassVar[str]  #: forward (f) and backward (b) passes for K classes of an image
 
     @property
     def is_signed(self) -> bool:
@@ -94,7 +100,8 @@ class Method(ABC):
             query: the P questions.
 
         Returns:
-            (P,h,w) float32 at the method's own resolution, not normalised; the grid covers the whole image.
+            (P,h,w) float32 (float64 for images in float64) at the method's own resolution, not normalised; the grid
+            covers the whole image.
         """
 
 
