@@ -1,0 +1,1 @@
+"""Relevance propagation: a forward pass written down, rules for its steps, and the way back."""

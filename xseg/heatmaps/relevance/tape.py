@@ -1,0 +1,195 @@
+"""One forward pass written down, step by step, for relevance to go back through; the network is not touched.
+
+Every function of torch that is called on something computed from the image is recorded, whether a module calls it or the
+network's own code: residual sums, concatenations and gates are seen as they happen, and no model has to be edited.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from xseg.classifier.model import Classifier
+from xseg.heatmaps.layers import evaluating, single
+from xseg.heatmaps.relevance.operations import KINDS, SQUASHING, Kind, out_of_place, tensors_in
+
+
+@dataclass(frozen=True)
+class Step:
+    """One call on the way from the image to the logits.
+
+    Attributes:
+        kind: how relevance passes it.
+        function: of torch; with `args`, `kwargs` it computes the step again.
+        sources: numbers of the values among its operands, in order.
+        target: number of the value it made.
+        part: which of several results that value is; None where there is one.
+        path: module path in which it was called ("layer1.0.conv1").
+        type: that module's type.
+    """
+
+    kind: Kind
+    function: Any
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    sources: tuple[int, ...]
+    target: int
+    part: int | None
+    path: str
+    type: str
+
+    @property
+    def name(self) -> str:
+        """The step for messages: "features.3 (Conv2d)", with the function where the module does not say it."""
+        called = getattr(self.function, "__name__", str(self.function))
+        return f"{self.path or 'the network'} ({self.type}: {called})"
+
+
+@dataclass
+class Tape:
+    """Steps in order of execution and the values they made; value 0 is the batch of images.
+
+    Attributes:
+        steps: what was called.
+        values: (N,...) each, in at least single precision when asked for through `value`.
+        logits: (N,C), the last value.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    values: list[Tensor] = field(default_factory=list)
+    logits: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def value(self, number: int) -> Tensor:
+        """A value in at least single precision."""
+        return single(self.values[number])
+
+    def uses(self) -> Counter[int]:
+        """How many steps read each value."""
+        return Counter(source for step in self.steps for source in step.sources)
+
+
+def record(classifier: Classifier, images: Tensor, *, graph: bool = False, create_graph: bool = False) -> Tape:
+    """Run a batch and write down what happens to it.
+
+    Calls that work in place are replaced by their counterparts that do not, so every value stays what it was.
+
+    Args:
+        classifier: any mode; it is run in evaluation mode and left as it was.
+        images: (N,3,H,W) normalised.
+        graph: keep the values' graph down to the images, for gradients of the logits.
+        create_graph: down to the parameters too, for losses on relevance.
+    """
+    tape, graph = Tape(), graph or create_graph
+    with evaluating(classifier, create_graph), torch.set_grad_enabled(graph), _paths(classifier) as recorder:
+        recorder.begin(tape, images if graph else images.detach())
+        with recorder:
+            tape.logits = classifier(tape.values[0])
+    number = recorder.number(tape.logits)
+    if number is not None:
+        _drop_what_does_not_lead_to(tape, number)
+    return tape
+
+
+class _Recorder(TorchFunctionMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.place: list[tuple[str, nn.Module]] = []
+        self.tape = Tape()
+        self._numbers: dict[int, int] = {}
+
+    def begin(self, tape: Tape, images: Tensor) -> None:
+        self.tape, self._numbers = tape, {}
+        self._add(images.view_as(images))
+
+    def number(self, value: Tensor) -> int | None:
+        return self._numbers.get(id(value))
+
+    def _add(self, value: Tensor) -> int:
+        self.tape.values.append(value)  # which also keeps its id from being used again
+        self._numbers[id(value)] = len(self.tape.values) - 1
+        return len(self.tape.values) - 1
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        func, args, kwargs = out_of_place(func, args, kwargs or {})
+        result = func(*args, **kwargs)
+        operands = tensors_in([*args, *kwargs.values()])
+        sources = tuple(number for value in operands if (number := self.number(value)) is not None)
+        if sources:
+            self._note(func, args, kwargs, sources, result)
+        return result
+
+    def _note(self, func: Any, args: Any, kwargs: Any, sources: tuple[int, ...], result: Any) -> None:  # noqa: ANN401
+        several = isinstance(result, tuple | list)
+        for part, value in enumerate(result if several else [result]):
+            if isinstance(value, Tensor) and self.number(value) is None:
+                path, module = self.place[-1] if self.place else ("", None)
+                kind = _kind(self.tape, func, args, sources)
+                step = (sources, self._add(value), part if several else None, path, type(module).__name__)
+                self.tape.steps.append(Step(kind, func, args, kwargs, *step))
+
+    def leave(self, path: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:  # noqa: ANN401
+        """Note a module whose result no recorded function made, as code outside torch's functions does."""
+        sources = tuple(n for value in tensors_in(inputs) if (n := self.number(value)) is not None)
+        for value in tensors_in([output]):
+            if sources and self.number(value) is None:
+                kind = (sources, self._add(value), None, path, type(module).__name__)
+                self.tape.steps.append(Step("unknown", module.forward, inputs, {}, *kind))
+
+
+def _kind(tape: Tape, function: Any, args: tuple[Any, ...], sources: tuple[int, ...]) -> Kind:  # noqa: ANN401
+    kind = KINDS.get(function, "unknown")
+    if kind in ("sum", "gate") and len(sources) == 1:
+        return "constant"
+    if kind == "constant" and (len(sources) > 1 or not isinstance(args[0], Tensor)):
+        return "unknown"
+    if kind == "gate" and gated(tape, sources) is None:
+        return "unknown"
+    if kind in ("convolution", "transposed", "dense", "batch-norm") and len(sources) > 1:
+        return "unknown"  # weights that depend on the image
+    return kind
+
+
+def gated(tape: Tape, sources: tuple[int, ...]) -> int | None:
+    """Which of the two factors is the feature map: the larger, or the one that is not squashed; None if unclear."""
+    first, second = (tape.values[source] for source in sources)
+    if first.numel() != second.numel():
+        return int(second.numel() > first.numel())
+    made = {step.target: step.function for step in tape.steps}
+    squashed = [made.get(source) in SQUASHING for source in sources]
+    return squashed.index(False) if squashed.count(False) == 1 else None
+
+
+@contextmanager
+def _paths(classifier: Classifier) -> Iterator[_Recorder]:
+    """A recorder that knows which module is running; the hooks are gone after the block."""
+    recorder = _Recorder()
+
+    def enter(path: str) -> Callable[..., None]:
+        return lambda module, inputs: recorder.place.append((path, module))
+
+    def leave(path: str) -> Callable[..., None]:
+        def hook(module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
+            recorder.place.pop()
+            recorder.leave(path, module, inputs, output)
+
+        return hook
+
+    with ExitStack() as hooks:
+        for path, module in classifier.net.named_modules():
+            hooks.callback(module.register_forward_pre_hook(enter(path)).remove)
+            hooks.callback(module.register_forward_hook(leave(path)).remove)
+        yield recorder
+
+
+def _drop_what_does_not_lead_to(tape: Tape, last: int) -> None:
+    needed, kept = {last}, []
+    for step in reversed(tape.steps):
+        if step.target in needed:
+            needed.update(step.sources)
+            kept.append(step)
+    tape.steps = kept[::-1]

@@ -1,0 +1,216 @@
+"""The way back: relevance from the logits to the image, one recorded step at a time."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from xseg.errors import UsageError
+from xseg.heatmaps.relevance.affine import Affine
+from xseg.heatmaps.relevance.operations import tensors_in
+from xseg.heatmaps.relevance.rules import Divide, sum_of
+from xseg.heatmaps.relevance.tape import Step, Tape, gated
+
+#: What explains a network that a relevance rule cannot pass.
+INSTEAD = "use grad-cam, integrated-gradients or input-x-gradient"
+
+
+class Walker(ABC):
+    """How relevance passes each kind of step; one instance serves one tape.
+
+    Relevance is (K,N,...) for K classes of N images, values are (N,...). What methods share is here; what they differ in
+    is `affine`, `normalise` and the division.
+
+    Args:
+        tape: the forward pass.
+        divide: of the proportional rules (sums, means).
+    """
+
+    def __init__(self, tape: Tape, divide: Divide) -> None:
+        self.tape, self.divide = tape, divide
+        self._passes: dict[str, Callable[[Step, Tensor], list[Tensor | None]]] = {
+            "convolution": self._affine,
+            "transposed": self._affine,
+            "dense": self._affine,
+            "scale": self._affine,
+            "batch-norm": self._batch_norm,
+            "normalisation": self._unchanged,
+            "activation": self._activation,
+            "average": self._average,
+            "maximum": self._maximum,
+            "reshape": self._reshape,
+            "arrange": self._pull,
+            "concatenation": self._concatenation,
+            "sum": self._sum,
+            "constant": self._constant,
+            "gate": self._gate,
+        }
+
+    @abstractmethod
+    def affine(self, step: Step, layer: Affine, r: Tensor) -> Tensor:
+        """Relevance at the input of a layer with weights."""
+
+    def batch_norm(self, step: Step, r: Tensor) -> Tensor:
+        """Relevance at the input of a batch norm that was not folded into a convolution: unchanged."""
+        return r
+
+    def activation(self, step: Step, r: Tensor) -> Tensor:
+        """Relevance at the input of an elementwise function: unchanged."""
+        return r
+
+    def maximum(self, step: Step, r: Tensor) -> Tensor:
+        """Relevance at the input of a maximum: the winner takes all."""
+        return self.pull(step, r)
+
+    def average(self, step: Step, r: Tensor) -> Tensor:
+        """Relevance at the input of a mean or an up-sampling: in proportion to the contributions."""
+        return self.source(step) * self.pull(step, self.divide(r, self.value(step)))
+
+    def join(self, number: int, parts: list[Tensor]) -> Tensor:
+        """Relevance of a value that several steps read: their sum."""
+        return sum_of(parts)
+
+    def walk(self, start: Tensor) -> Tensor:
+        """Take relevance from the logits to the image.
+
+        Args:
+            start: (K,N,C) at the logits.
+
+        Returns:
+            (K,N,3,H,W).
+
+        Raises:
+            UsageError: a step without a rule lies on the way.
+        """
+        waiting: dict[int, list[Tensor]] = {self.tape.steps[-1].target: [start]} if self.tape.steps else {}
+        for step in reversed(self.tape.steps):
+            arrived = waiting.pop(step.target, None)
+            if arrived is None:
+                continue  # the factor of a gate: no relevance comes this way
+            relevance = self.join(step.target, arrived)
+            for source, r in zip(step.sources, self._through(step, relevance), strict=True):
+                if r is not None:
+                    waiting.setdefault(source, []).append(r)
+        if 0 not in waiting:
+            raise UsageError("the logits do not depend on the image through any recorded step", INSTEAD)
+        return self.join(0, waiting[0])
+
+    def refusal(self) -> str | None:
+        """Which step on the way has no rule, or None."""
+        reached = {self.tape.steps[-1].target} if self.tape.steps else set()
+        for step in reversed(self.tape.steps):
+            if step.target not in reached:
+                continue
+            if step.kind not in self._passes:
+                return f"no relevance rule for {step.name}; {INSTEAD}"
+            chosen = gated(self.tape, step.sources) if step.kind == "gate" else None
+            reached.update(step.sources if chosen is None else [step.sources[chosen]])
+        return None if 0 in reached else f"no recorded step leads from the image to the logits; {INSTEAD}"
+
+    def _through(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        if step.kind not in self._passes:
+            raise UsageError(f"no relevance rule for {step.name}", INSTEAD)
+        return self._passes[step.kind](step, r)
+
+    def value(self, step: Step) -> Tensor:
+        """(N,...) what the step made."""
+        return self.tape.value(step.target)
+
+    def source(self, step: Step) -> Tensor:
+        """(N,...) what the step read."""
+        return self.tape.value(step.sources[0])
+
+    def pull(self, step: Step, r: Tensor) -> Tensor:
+        """The transposed Jacobian of the step applied to each (N,...) of `r`."""
+        backward = torch.func.vjp(lambda x: self._again(step, x), self.source(step))[1]
+        if len(r) == 1:
+            return backward(r[0])[0][None]
+        return torch.vmap(lambda row: backward(row)[0])(r)
+
+    def _again(self, step: Step, x: Tensor) -> Tensor:
+        wanted = self.tape.values[step.sources[0]]
+
+        def put(value: object) -> object:
+            return x if value is wanted else value
+
+        result = step.function(*map(put, step.args), **{name: put(value) for name, value in step.kwargs.items()})
+        return result if step.part is None else result[step.part]
+
+    def _affine(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        return [self.affine(step, Affine.of(step.kind, step.function, step.args, step.kwargs), r)]
+
+    def _batch_norm(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        return [self.batch_norm(step, r)]
+
+    def _activation(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        return [self.activation(step, r)]
+
+    def _unchanged(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        return [r]
+
+    def _average(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        return [self.average(step, r)]
+
+    def _maximum(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        return [self.maximum(step, r)]
+
+    def _reshape(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        return [r.reshape(len(r), *self.source(step).shape)]
+
+    def _pull(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        return [self.pull(step, r)]
+
+    def _concatenation(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        given = dict(zip(("tensors", "dim"), step.args, strict=False)) | step.kwargs
+        dim = given.get("dim", given.get("axis", 0))
+        dim = dim if dim < 0 else dim + 1  # past the axis of the classes
+        parts = r.split([part.shape[dim if dim < 0 else dim - 1] for part in given["tensors"]], dim)
+        known = {id(self.tape.values[source]) for source in step.sources}
+        return [part for part, operand in zip(parts, given["tensors"], strict=True) if id(operand) in known]
+
+    def _sum(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        share = self.divide(r, self.value(step))
+        parts = [self.tape.value(source) for source in step.sources]
+        return [summed_to(part * share, len(r), part.shape) for part in parts]
+
+    def _constant(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        return [summed_to(r, len(r), self.source(step).shape)]
+
+    def _gate(self, step: Step, r: Tensor) -> list[Tensor | None]:
+        chosen = gated(self.tape, step.sources)
+        return [r if position == chosen else None for position in range(2)]
+
+
+def summed_to(r: Tensor, rows: int, shape: torch.Size) -> Tensor:
+    """`r` (K,N,...) summed over what was broadcast, to (K, *shape)."""
+    return r if r.shape[1:] == shape else r.sum_to_size(rows, *shape)
+
+
+_RECTIFIERS = {"relu", "relu6", "softplus", "sigmoid", "hardsigmoid"}
+_KEEPERS = ("average", "maximum", "reshape", "arrange", "concatenation", "sum", "gate")
+
+
+def nonnegative(tape: Tape) -> frozenset[int]:
+    """Numbers of the values that cannot be negative, by what made them."""
+    known: set[int] = set()
+    for step in tape.steps:
+        name = getattr(step.function, "__name__", "")
+        if step.kind == "activation" and name in _RECTIFIERS:
+            known.add(step.target)
+        elif (step.kind in _KEEPERS or "dropout" in name) and _keeps_signs(tape, step, known):
+            known.add(step.target)
+    return frozenset(known)
+
+
+def _keeps_signs(tape: Tape, step: Step, known: set[int]) -> bool:
+    read = {id(tape.values[source]) for source in step.sources}
+    constants = [value for value in tensors_in([*step.args, *step.kwargs.values()]) if id(value) not in read]
+    # what is padded with may be negative, and so may what bicubic interpolation makes of positive values
+    literal = (*step.args, *step.kwargs.values())
+    doubtful = any(value == "bicubic" if isinstance(value, str) else _negative(value) for value in literal)
+    return not constants and not (doubtful and step.kind in ("average", "arrange")) and known.issuperset(step.sources)
+
+
+def _negative(value: object) -> bool:
+    return isinstance(value, int | float) and value < 0
