@@ -1,6 +1,13 @@
 """Explanation heatmaps: where in an image a classifier sees each class."""
 
-from xseg.heatmaps import class_activation, feature_gradient, gradient, reference  # noqa: F401 - importing registers the methods
+from xseg.heatmaps import (  # noqa: F401 - importing registers the methods
+    class_activation,
+    feature_gradient,
+    full_gradient,
+    gradient,
+    reference,
+    score_cam,
+)
 from xseg.heatmaps.inference import HeatmapSet, explain_images
 from xseg.heatmaps.prediction import predict_images
 from xseg.heatmaps.quantise import dequantise, quantise, stored_dtype

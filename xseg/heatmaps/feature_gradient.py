@@ -11,9 +11,12 @@ from xseg.errors import UsageError
 from xseg.heatmaps.layers import answer_by_gradient, evaluating, forward_from, not_a_map, probe_images
 from xseg.heatmaps.registry import Method, Query, methods
 
+# Of Grad-CAM++'s denominators, as in pytorch-grad-cam.
+_SMALLEST = 1e-6
+
 
 class _FeatureGradient(Method):
-    """What Grad-CAM and LayerCAM share: gradients of raw logits with respect to one (N,C,h,w) layer."""
+    """What the CAM family shares: gradients of raw logits with respect to one (N,C,h,w) layer."""
 
     relu: bool
     signed: ClassVar[bool] = False
@@ -87,3 +90,50 @@ class LayerCam(_FeatureGradient):
 
     def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:
         return (gradient.relu() * features).sum(1)
+
+
+@methods.register("hires-cam")
+@dataclass(frozen=True)
+class HiResCam(_FeatureGradient):
+    """ReLU(sum_c dy_k/dA_c * A_c), each place weighted by its own gradient of either sign (Draelos and Carin 2020).
+
+    Where a global mean and a linear head follow the layer this is Grad-CAM over the layer's area, and where a single
+    linear layer follows, the map sums to the logit without its bias.
+
+    Args:
+        relu: drop evidence against the class; the paper shows the signed map.
+    """
+
+    relu: bool = True
+
+    summary: ClassVar[str] = "feature maps weighted place by place by the gradient; shows only places the logit used"
+    source: ClassVar[str] = "Draelos and Carin 2020, arXiv:2011.08891"
+
+    def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:
+        return (gradient * features).sum(1)
+
+
+@methods.register("grad-cam++")
+@dataclass(frozen=True)
+class GradCamPlusPlus(_FeatureGradient):
+    """ReLU(sum_c w_c A_c) with w_c = sum_hw a_c max(g_c, 0), g = dy_k/dA (Chattopadhyay et al. 2018, Eq. 19).
+
+    a_c = g_c^2 / (2 g_c^2 + S_c g_c^3 + 1e-6) with S_c = sum_hw A_c and raw logits y, as pytorch-grad-cam has it; the
+    paper's exp(y) in place of y would only scale the map. Features that may be negative (no ReLU before the target
+    layer) can bring the denominator near zero; it is then kept 1e-6 away from it.
+
+    Args:
+        relu: drop evidence against the class.
+    """
+
+    relu: bool = True
+
+    summary: ClassVar[str] = "feature maps weighted by their positive gradients, more where several places count"
+    source: ClassVar[str] = "Chattopadhyay et al. 2018, arXiv:1710.11063"
+
+    def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:
+        positive = gradient.relu()  # places without a positive gradient have no weight, whatever their a
+        total = features.sum((2, 3), keepdim=True)
+        below = positive**2 * (2 + total * positive) + _SMALLEST
+        below = torch.where(below.abs() < _SMALLEST, _SMALLEST, below)
+        return torch.einsum("pc,pchw->phw", (positive**3 / below).sum((2, 3)), features)

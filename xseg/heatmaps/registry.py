@@ -1,8 +1,10 @@
 """What an explanation method is: a question about some (image, class) pairs in, one raw map per pair out."""
 
+import functools
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +76,12 @@ class Method(ABC):
     models: ClassVar[str]  #: the networks it serves, in a few words
     cost: ClassVar[str]  #: forward (f) and backward (b) passes for K classes of an image
 
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Make every method refuse a query with `create_graph` that it cannot answer."""
+        super().__init_subclass__(**kwargs)
+        if "__call__" in vars(cls):
+            cls.__call__ = _refusing(cls.__call__)  # type: ignore[method-assign, assignment]
+
     @property
     def is_signed(self) -> bool:
         """Whether maps can have negative values with the parameters of this instance."""
@@ -102,7 +110,25 @@ class Method(ABC):
         Returns:
             (P,h,w) float32 (float64 for images in float64) at the method's own resolution, not normalised; the grid
             covers the whole image.
+
+        Raises:
+            UsageError: `create_graph` asked of a method that is not differentiable.
         """
+
+
+Answer = Callable[[Any, Classifier, Query], Tensor]
+
+
+def _refusing(answer: Answer) -> Answer:
+    @functools.wraps(answer)
+    def checked(self: Method, classifier: Classifier, query: Query) -> Tensor:
+        if query.create_graph and not self.differentiable:
+            name = next((name for name, cls in methods if cls is type(self)), type(self).__name__)
+            able = ", ".join(name for name, cls in methods if cls.differentiable)
+            raise UsageError(f"--method: the maps of {name} cannot be differentiated; those of {able} can")
+        return answer(self, classifier, query)
+
+    return checked
 
 
 methods: Registry[Method] = Registry("explanation method", group="xseg.methods")
