@@ -5,7 +5,12 @@ from xseg.heatmaps import (  # noqa: F401 - importing registers the methods
     feature_gradient,
     full_gradient,
     gradient,
+    masking,
+    noise_gradient,
+    path_gradient,
+    perturbation,
     reference,
+    relevance,
     score_cam,
 )
 from xseg.heatmaps.inference import HeatmapSet, explain_images

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xseg.classifier.config import ClassifierConfig
+from xseg.errors import UsageError
 from xseg.heatmaps.relevance.affine import Affine
 from xseg.heatmaps.relevance.rules import (
     AlphaBeta,
@@ -148,3 +149,13 @@ def bounds_of_pixels(config: ClassifierConfig) -> Callable[[Tensor], tuple[Tenso
 def bounds_of_image(x: Tensor) -> tuple[Tensor, Tensor]:
     """The least and the largest value of each image over all colours, as the code of AGF and RAP has them."""
     return x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
+
+
+def require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    """Refuse a parameter that is none of the choices.
+
+    Raises:
+        UsageError: it is not.
+    """
+    if value not in allowed:
+        raise UsageError(f"--set {name}={value}: no such choice", f"one of {', '.join(allowed)}")

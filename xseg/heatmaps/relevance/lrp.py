@@ -17,6 +17,7 @@ from xseg.heatmaps.relevance.composites import (
     RuleWalker,
     bounds_of_image,
     bounds_of_pixels,
+    require_one_of,
 )
 from xseg.heatmaps.relevance.folding import folded
 from xseg.heatmaps.relevance.method import RelevanceMethod, one_hot
@@ -44,12 +45,12 @@ class _Rules(RelevanceMethod):
     cost: ClassVar[str] = "1 f + about 1.3 f and K b (z-plus)"
 
     def __post_init__(self) -> None:
-        _require_one_of("composite", self.composite, get_args(CompositeName))
+        require_one_of("composite", self.composite, get_args(CompositeName))
         for name in ("conv", "dense", "first"):
             if getattr(self, name) is not None:
-                _require_one_of(name, getattr(self, name), get_args(RuleName))
-        _require_one_of("batch_norm", self.batch_norm, ("folded", "identity"))
-        _require_one_of("bounds", self.bounds, ("pixels", "image"))
+                require_one_of(name, getattr(self, name), get_args(RuleName))
+        require_one_of("batch_norm", self.batch_norm, ("folded", "identity"))
+        require_one_of("bounds", self.bounds, ("pixels", "image"))
         for name, least in (("epsilon", 0), ("gamma", 0), ("stabiliser", 0), ("alpha", 1)):
             if not least <= getattr(self, name) < float("inf"):
                 raise UsageError(f"--set {name}={getattr(self, name)}: needs a number of at least {least}")
@@ -107,7 +108,7 @@ class Lrp(_Rules):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_one_of("start", self.start, ("logit", "one"))
+        require_one_of("start", self.start, ("logit", "one"))
 
     def explain(self, walker: Walker, logits: Tensor, target: Tensor) -> Tensor:
         """Relevance (K,N,H,W), summed over colours."""
@@ -153,7 +154,7 @@ class Clrp(_Contrastive):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _require_one_of("others", self.others, ("shared", "logits"))
+        require_one_of("others", self.others, ("shared", "logits"))
 
     def starts(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """The logit at the class; the rest as `others` says."""
@@ -181,8 +182,3 @@ class Sglrp(_Contrastive):
         probability = logits.softmax(1)
         own = (hot * probability).sum(2, keepdim=True)
         return hot * (own * (1 - own) + 1e-8), (1 - hot) * own * probability
-
-
-def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise UsageError(f"--set {name}={value}: no such choice", f"one of {', '.join(allowed)}")

@@ -1,4 +1,4 @@
-"""What the relevance methods share: questions as a grid of classes by images, one forward pass, one or more ways back."""
+"""What the relevance methods share: questions as a grid of classes by images, one forward pass, ways back."""
 
 from abc import abstractmethod
 from typing import ClassVar

@@ -99,7 +99,7 @@ _IN_PLACE: dict[Any, Any] = {
         getattr(owner, f"{name}_"): getattr(owner, name)
         for owner in (_T, torch, _F)
         for name in dir(owner)
-        if not name.endswith("_") and callable(getattr(owner, f"{name}_", None))
+        if not name.endswith("_") and callable(getattr(owner, name)) and callable(getattr(owner, f"{name}_", None))
     },
 }
 

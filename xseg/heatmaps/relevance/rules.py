@@ -19,7 +19,7 @@ Divide = Callable[[Tensor, Tensor], Tensor]
 
 
 def divide_by_signed(epsilon: float) -> Divide:
-    """r / (y + epsilon sign(y)), and 0 where the denominator is 0; sign(0) = 1."""
+    """Quotient r / (y + epsilon sign(y)), and 0 where the denominator is 0; sign(0) = 1."""
 
     def divide(r: Tensor, y: Tensor) -> Tensor:
         if epsilon:
@@ -30,7 +30,7 @@ def divide_by_signed(epsilon: float) -> Divide:
 
 
 def divide_as_published(r: Tensor, y: Tensor) -> Tensor:
-    """r / (y + 1e-9), and 0 where y is 0: what the code of AGF, RAP and Chefer et al. computes.
+    """Quotient r / (y + 1e-9), and 0 where y is 0: what the code of AGF, RAP and Chefer et al. computes.
 
     The constant does not follow the sign of y, as their comment says it does (see docs/methods.md).
     """
@@ -119,6 +119,7 @@ class Epsilon(Rule):
     bias: bool = True
 
     def __call__(self, place: Place, r: Tensor) -> Tensor:
+        """R (K,N,...) at x."""
         layer = place.layer
         y = place.y if self.bias or layer.bias is None else layer(place.x, layer.weight)
         return place.x * place.back(self.divide(r, y), layer.weight)
@@ -137,6 +138,7 @@ class AlphaBeta(Rule):
     bias: bool = True
 
     def __call__(self, place: Place, r: Tensor) -> Tensor:
+        """R (K,N,...) at x."""
         up = place.contributions(True, self.bias)
         result = up.distribute(self.divide(r, up.total))
         if self.alpha == 1:
@@ -157,6 +159,7 @@ class Gamma(Rule):
     bias: bool = True
 
     def __call__(self, place: Place, r: Tensor) -> Tensor:
+        """R (K,N,...) at x."""
         above = self._favour(place, r, up=True)
         below = self._favour(place, r, up=False)
         return above + below
@@ -191,16 +194,15 @@ class Box(Rule):
     bias: bool = True
 
     def __call__(self, place: Place, r: Tensor) -> Tensor:
+        """R (K,N,...) at x."""
         layer, weight = place.layer, place.layer.weight
         low, high = (bound.expand_as(place.x) for bound in self.bounds(place.x))
         up, down = _positive(weight), _negative(weight)
-        offsets = (layer.bias, _positive(layer.bias), _negative(layer.bias)) if self._biased(layer) else (None,) * 3
-        y = layer(place.x, weight, offsets[0]) - layer(low, up, offsets[1]) - layer(high, down, offsets[2])
+        bias = layer.bias if self.bias else None
+        above, below = (None, None) if bias is None else (_positive(bias), _negative(bias))
+        y = layer(place.x, weight, bias) - layer(low, up, above) - layer(high, down, below)
         share = self.divide(r, y)
         return place.x * place.back(share, weight) - low * place.back(share, up) - high * place.back(share, down)
-
-    def _biased(self, layer: Affine) -> bool:
-        return self.bias and layer.bias is not None
 
 
 @dataclass(frozen=True)
@@ -217,7 +219,14 @@ class Flat(Rule):
     bias: bool = True
 
     def __call__(self, place: Place, r: Tensor) -> Tensor:
+        """R (K,N,...) at x."""
         layer = place.layer
         weight = layer.weight**2 if self.squared else torch.ones_like(layer.weight)
         offset = layer.bias**2 if self.squared and self.bias and layer.bias is not None else None
-        return place.back(self.divide(r, layer(torch.ones_like(place.x), weight, offset)), weight)
+        return place.back(self.divide(r, layer(torch.ones_like(place.x[:1]), weight, offset)), weight)
+
+
+def share_by_magnitude(place: Place, r: Tensor) -> Tensor:
+    """|x| |W|^T (R / (|W| |x|)): in proportion to the size of the contributions, as RAP and AGF share."""
+    weight, x = place.layer.weight.abs(), place.x.abs()
+    return x * place.back(divide_as_published(r, place.layer(x, weight)), weight)

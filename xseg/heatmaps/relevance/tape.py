@@ -1,7 +1,7 @@
 """One forward pass written down, step by step, for relevance to go back through; the network is not touched.
 
-Every function of torch that is called on something computed from the image is recorded, whether a module calls it or the
-network's own code: residual sums, concatenations and gates are seen as they happen, and no model has to be edited.
+Every function of torch that is called on something computed from the image is recorded, whether a module calls it or
+the network's own code: residual sums, concatenations and gates are seen as they happen, and no model has to be edited.
 """
 
 from collections import Counter

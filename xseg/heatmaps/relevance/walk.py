@@ -19,8 +19,8 @@ INSTEAD = "use grad-cam, integrated-gradients or input-x-gradient"
 class Walker(ABC):
     """How relevance passes each kind of step; one instance serves one tape.
 
-    Relevance is (K,N,...) for K classes of N images, values are (N,...). What methods share is here; what they differ in
-    is `affine`, `normalise` and the division.
+    Relevance is (K,N,...) for K classes of N images, values are (N,...). What methods share is here; what they differ
+    in is `affine` and the division, and at times `join`, `activation`, `maximum`.
 
     Args:
         tape: the forward pass.
@@ -71,11 +71,12 @@ class Walker(ABC):
         """Relevance of a value that several steps read: their sum."""
         return sum_of(parts)
 
-    def walk(self, start: Tensor) -> Tensor:
+    def walk(self, start: Tensor, number: int | None = None) -> Tensor:
         """Take relevance from the logits to the image.
 
         Args:
-            start: (K,N,C) at the logits.
+            start: (K,N,C) at the logits, or at another value.
+            number: of that value.
 
         Returns:
             (K,N,3,H,W).
@@ -83,7 +84,8 @@ class Walker(ABC):
         Raises:
             UsageError: a step without a rule lies on the way.
         """
-        waiting: dict[int, list[Tensor]] = {self.tape.steps[-1].target: [start]} if self.tape.steps else {}
+        last = self.tape.steps[-1].target if self.tape.steps else 0
+        waiting: dict[int, list[Tensor]] = {last if number is None else number: [start]}
         for step in reversed(self.tape.steps):
             arrived = waiting.pop(step.target, None)
             if arrived is None:
@@ -92,7 +94,7 @@ class Walker(ABC):
             for source, r in zip(step.sources, self._through(step, relevance), strict=True):
                 if r is not None:
                     waiting.setdefault(source, []).append(r)
-        if 0 not in waiting:
+        if not self.tape.steps or 0 not in waiting:
             raise UsageError("the logits do not depend on the image through any recorded step", INSTEAD)
         return self.join(0, waiting[0])
 
@@ -196,9 +198,9 @@ def nonnegative(tape: Tape) -> frozenset[int]:
     known: set[int] = set()
     for step in tape.steps:
         name = getattr(step.function, "__name__", "")
-        if step.kind == "activation" and name in _RECTIFIERS:
-            known.add(step.target)
-        elif (step.kind in _KEEPERS or "dropout" in name) and _keeps_signs(tape, step, known):
+        rectified = step.kind == "activation" and name in _RECTIFIERS
+        keeps = step.kind in _KEEPERS or "dropout" in name
+        if rectified or (keeps and _keeps_signs(tape, step, known)):
             known.add(step.target)
     return frozenset(known)
 
