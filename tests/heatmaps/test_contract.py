@@ -6,12 +6,28 @@ import numpy as np
 import pytest
 import torch
 
-from tests.heatmaps.nets import ask, normalised, picture, pooled
+from tests.heatmaps.nets import ask, normalised, picture, pooled, smooth
+from xseg.errors import UsageError
 from xseg.heatmaps import Method, explain_images, methods, require_served
 
 NAMES = [name for name, _ in methods]
 MODEL_NAMES = [name for name, cls in methods if cls.needs_model]
+DIFFERENTIABLE = [name for name, cls in methods if cls.differentiable]
 PAIRS = [(0, 1), (1, 2), (0, 3)]
+
+# Settings under which the expensive methods keep every promise that is tested here.
+CHEAP = {
+    "gradient-shap": ["samples=2"],
+    "integrated-gradients": ["steps=3"],
+    "meaningful-perturbation": ["iterations=3"],
+    "occlusion": ["window=12", "stride=8"],
+    "rise": ["masks=8"],
+    "smooth-grad": ["samples=2"],
+}
+
+
+def create(name):
+    return methods.create(name, CHEAP.get(name, ()))
 
 
 def hooks(classifier):
@@ -40,38 +56,84 @@ def test_each_says_what_it_is(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_are_finite_float32_one_per_question(name):
-    require_served(methods.create(name), pooled())
-    maps = methods.create(name)(pooled(), ask(normalised(2), PAIRS))
+    require_served(create(name), pooled())
+    maps = create(name)(pooled(), ask(normalised(2), PAIRS))
     assert maps.dtype == torch.float32
     assert maps.ndim == 3
     assert len(maps) == len(PAIRS)
     assert not maps.requires_grad
     assert torch.isfinite(maps).all()
     assert maps.abs().sum() > 0
-    if not methods.create(name).is_signed:
+    if not create(name).is_signed:
         assert maps.min() >= 0
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_differ_between_classes_exactly_where_class_specific(name):
-    maps = methods.create(name)(pooled(), ask(normalised(2), PAIRS))
+    maps = create(name)(pooled(), ask(normalised(2), PAIRS))
     assert torch.equal(maps[0], maps[2]) is not methods.get(name).class_specific
 
 
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dead", ["activations", "head", "image"])
-def test_maps_are_finite_on_dead_networks_and_pictures(name, dead):
-    classifier, images = pooled(), normalised(2)
+def spoil(classifier, images, how):
+    """Make the network or the pictures as unhelpful as they can be."""
+    fc, conv = classifier.net.fc, classifier.net.features[2]
     with torch.no_grad():
-        if dead == "activations":
-            classifier.net.features[2].weight.zero_()
-            classifier.net.features[2].bias.fill_(-1)
-        elif dead == "head":
-            classifier.net.fc.weight.zero_()
-            classifier.net.fc.bias.zero_()
-        else:
+        if how == "no activation":
+            conv.weight.zero_()
+            conv.bias.fill_(-1)
+        elif how == "constant activations":
+            conv.weight.zero_()
+            conv.bias.fill_(1)
+        elif how == "no head":
+            fc.weight.zero_()
+            fc.bias.zero_()
+        elif how == "equal logits":
+            fc.weight.copy_(fc.weight[:1].clone().expand_as(fc.weight))
+            fc.bias.fill_(0.3)
+        elif how == "negative logits":
+            fc.weight.copy_(-fc.weight.abs())
+            fc.bias.fill_(-30)
+        elif how == "saturated":
+            fc.bias.copy_(torch.tensor([200.0, -200.0, 0.0, 200.0]))
+        elif how == "blank image":
             images.zero_()
-    maps = methods.create(name)(classifier, ask(images, PAIRS))
+        else:
+            images.mul_(1e4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "no activation",
+        "constant activations",
+        "no head",
+        "equal logits",
+        "negative logits",
+        "saturated",
+        "blank image",
+        "huge image",
+    ],
+)
+def test_maps_are_finite_on_adversarial_networks_and_pictures(name, activation, how):
+    classifier, images = pooled(activation=activation), normalised(2)
+    spoil(classifier, images, how)
+    if how == "negative logits":
+        assert classifier(images).max() < 0
+    maps = create(name)(classifier, ask(images, PAIRS))
+    assert torch.isfinite(maps).all()
+    if not create(name).is_signed:
+        assert maps.min() >= 0
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("activation", ["sigmoid", "softmax"])
+def test_one_class_is_enough(name, activation):
+    classifier = pooled(("cat",), activation=activation)
+    require_served(create(name), classifier)
+    maps = create(name)(classifier, ask(normalised(2), [(0, 0), (1, 0)]))
+    assert len(maps) == 2
     assert torch.isfinite(maps).all()
 
 
@@ -83,7 +145,7 @@ def test_the_classifier_is_left_as_it_was(name, training):
     classifier.net.fc.bias.requires_grad_(False)
     before = copy.deepcopy(classifier.state_dict())
     query = ask(normalised(2), PAIRS)
-    method = methods.create(name)
+    method = create(name)
     images = query.images.clone()
     evaluated = method(classifier, query)
     explain_images(classifier, method, [picture()], [(1,)], ["a"], flip=True)
@@ -102,17 +164,17 @@ def test_the_classifier_is_left_as_it_was(name, training):
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_are_the_same_again_under_a_seed(name):
     query = ask(normalised(2), PAIRS, seed=5)
-    first = methods.create(name)(pooled(), query)
+    first = create(name)(pooled(), query)
     torch.rand(3)
-    assert torch.equal(first, methods.create(name)(pooled(), query))
+    assert torch.equal(first, create(name)(pooled(), query))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_callers_gradient_mode_does_not_matter(name):
     query = ask(normalised(2), PAIRS)
-    expected = methods.create(name)(pooled(), query)
+    expected = create(name)(pooled(), query)
     with torch.no_grad():
-        assert torch.equal(expected, methods.create(name)(pooled(), query))
+        assert torch.equal(expected, create(name)(pooled(), query))
         assert not torch.is_grad_enabled()
     assert torch.is_grad_enabled()
 
@@ -127,9 +189,9 @@ def test_hooks_and_modes_are_put_back_after_an_exception(name, place):
 
     handle = classifier.net.get_submodule(place).register_forward_pre_hook(fail)
     with pytest.raises(FailingError):
-        methods.create(name)(classifier, ask(normalised(2), PAIRS))
+        create(name)(classifier, ask(normalised(2), PAIRS))
     with pytest.raises(FailingError):
-        explain_images(classifier, methods.create(name), [picture()], [(1,)], ["a"])
+        explain_images(classifier, create(name), [picture()], [(1,)], ["a"])
     handle.remove()
     assert hooks(classifier) == 0
     assert classifier.training
@@ -141,7 +203,80 @@ def test_hooks_and_modes_are_put_back_after_an_exception(name, place):
 def test_questions_may_come_in_any_order_and_twice(name):
     classifier, images = pooled(), normalised(3)
     pairs = [(2, 0), (0, 1), (2, 3), (0, 1), (1, 1), (2, 0)]
-    together = methods.create(name)(classifier, ask(images, pairs))
+    together = create(name)(classifier, ask(images, pairs))
     for row, pair in zip(together, pairs, strict=True):
-        alone = methods.create(name)(classifier, ask(images, [pair]))[0]
+        alone = create(name)(classifier, ask(images, [pair]))[0]
         np.testing.assert_allclose(row, alone, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_other_images_of_the_batch_do_not_matter(name):
+    classifier, images = pooled(), normalised(3)
+    pairs = [(0, 1), (1, 2), (0, 3), (2, 1)]
+    together = create(name)(classifier, ask(images, pairs, seed=3))
+    for row, (image, target) in zip(together, pairs, strict=True):
+        query = ask(images[image : image + 1], [(0, target)], ids=(f"image{image}",), seed=3)
+        np.testing.assert_allclose(row, create(name)(classifier, query)[0], atol=1e-5 * row.abs().max(), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("shape", [(24, 56), (57, 24), (33, 32)])
+def test_rectangular_images_give_maps_that_cover_them(name, shape):
+    query = ask(normalised(2, *shape), PAIRS)
+    maps = create(name)(pooled(), query)
+    assert torch.isfinite(maps).all()
+    if methods.get(name).needs_model:
+        assert tuple(maps.shape[1:]) in {shape, tuple(-(-side // 4) for side in shape)}
+        (found,) = explain_images(pooled(), create(name), [picture(*shape)], [(1, 3)], ["a"])
+        assert found.maps.shape == (2, *shape)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_maps_turn_with_the_picture_and_the_network(name):
+    upright, turned = pooled().double(), pooled().double()
+    with torch.no_grad():
+        for index in (0, 2):
+            turned.net.features[index].weight.copy_(upright.net.features[index].weight.mT)
+    images = normalised(2, 24, 40).double()
+    maps = create(name)(upright, ask(images, PAIRS))
+    if not torch.equal(maps, create(name)(upright, ask(images, PAIRS, seed=1))):
+        pytest.skip("its random draws do not turn with the picture")
+    found = create(name)(turned, ask(images.mT.contiguous(), PAIRS)).mT
+    torch.testing.assert_close(found, maps, atol=1e-6 * maps.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_double_precision_in_is_double_precision_out(name):
+    method, query = create(name), ask(normalised(2), PAIRS)
+    single = method(pooled(), query)
+    double = method(pooled().double(), ask(normalised(2).double(), PAIRS))
+    assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
+    torch.testing.assert_close(single.double(), double, atol=1e-3 * double.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("name", DIFFERENTIABLE)
+def test_maps_are_functions_of_pictures_and_weights_with_the_right_gradients(name):
+    method = create(name)
+    classifier = (smooth if method.serves(smooth()) is None else pooled)().double()
+    before = [parameter.requires_grad for parameter in classifier.parameters()]
+    images = normalised(2, 8, 12).double().requires_grad_()
+
+    def maps(*_):
+        return method(classifier, ask(images, [(0, 1), (1, 0), (0, 3)], create_graph=True))
+
+    given = (images, classifier.net.fc.weight, classifier.net.features[2].weight)
+    found = maps()
+    assert found.requires_grad
+    expected = method(classifier, ask(images.detach(), [(0, 1), (1, 0), (0, 3)]))
+    torch.testing.assert_close(found.detach(), expected, atol=1e-12, rtol=1e-9)
+    assert torch.autograd.gradcheck(maps, given, fast_mode=True)
+    assert [parameter.requires_grad for parameter in classifier.parameters()] == before
+    assert hooks(classifier) == 0
+    assert images.grad is None
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(DIFFERENTIABLE)))
+def test_maps_that_cannot_be_differentiated_are_refused_with_those_that_can(name):
+    with pytest.raises(UsageError, match=f"the maps of {name} cannot be differentiated; those of .*cam") as found:
+        create(name)(pooled(), ask(normalised(1), [(0, 0)], create_graph=True))
+    assert all(able in str(found.value) for able in DIFFERENTIABLE)

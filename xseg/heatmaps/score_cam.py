@@ -45,6 +45,7 @@ class ScoreCam(Method):
 
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
+    differentiable: ClassVar[bool] = True
     models: ClassVar[str] = "any with feature maps (N,C,h,w)"
     cost: ClassVar[str] = "1 f + one f per channel of the target layer, whatever K"
     summary: ClassVar[str] = "feature maps weighted by the class's score for the picture masked by each; no gradients"
@@ -68,20 +69,21 @@ class ScoreCam(Method):
         Raises:
             UsageError: the layer's output is not (N,C,h,w), or the logits do not depend on it.
         """
-        with evaluating(classifier):
-            leaf, _ = forward_from(classifier, query.images, query.layer)
+        graph = query.create_graph
+        with evaluating(classifier, graph):
+            leaf, _ = forward_from(classifier, query.images, query.layer, graph)
             problem = not_a_map(classifier, query.layer, leaf)
             if problem:
                 raise UsageError(f"--method: {problem}")
-            with torch.no_grad():
+            with torch.set_grad_enabled(graph):
                 features = self._chosen(single(leaf))
-                weights = self._weights(classifier, query.images.detach(), features)
+                weights = self._weights(classifier, query.images, features)
                 classes, column = query.target.unique(return_inverse=True)
                 with torch.autocast(leaf.device.type, enabled=False):
                     maps = torch.einsum("nkc,nchw->nkhw", weights[:, classes], features)[query.image, column]
                 if self.variant == "official":
                     maps = _upsampled(maps[:, None], sides_of(query.images), corners=False)[:, 0]
-        return maps.relu()
+                return maps.relu()
 
     def _chosen(self, features: Tensor) -> Tensor:
         """The `channels` strongest of the feature maps (N,F,h,w) of each image, in their order."""
