@@ -134,6 +134,7 @@ class GradCamPlusPlus(_FeatureGradient):
     def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:
         positive = gradient.relu()  # places without a positive gradient have no weight, whatever their a
         total = features.sum((2, 3), keepdim=True)
-        below = positive**2 * (2 + total * positive) + _SMALLEST
+        square = positive * positive
+        below = square * (2 + total * positive) + _SMALLEST
         below = torch.where(below.abs() < _SMALLEST, _SMALLEST, below)
-        return torch.einsum("pc,pchw->phw", (positive**3 / below).sum((2, 3)), features)
+        return torch.einsum("pc,pchw->phw", (square * positive / below).sum((2, 3)), features)
