@@ -72,7 +72,10 @@ class Agf(RelevanceMethod):
         """Maps (K,N,H,W): attribution over its largest value, summed over colours."""
         assert isinstance(walker, AgfWalker)
         attribution = walker.attribute(target, torch.is_grad_enabled())
-        return divide_as_published(attribution, attribution.amax((2, 3, 4), keepdim=True)).sum(2)
+        top = attribution.amax((2, 3, 4), keepdim=True)
+        # The published code divides by a maximum that is not positive too, which would turn all signs around.
+        size = torch.where(top > 0, top, attribution.abs().amax((2, 3, 4), keepdim=True))
+        return divide_as_published(attribution, size).sum(2)
 
 
 def contrast(logits: Tensor, target: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ KINDS: dict[Any, Kind] = {
         _named(
             _EVERYWHERE,
             "avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d "
-            "interpolate upsample mean",
+            "interpolate upsample mean sum",
         ),
         "average",
     ),
@@ -70,14 +70,14 @@ KINDS: dict[Any, Kind] = {
     **dict.fromkeys(
         _named(
             (torch, _T),
-            "flatten unflatten reshape view squeeze unsqueeze contiguous clone to float double half type_as detach",
+            "flatten unflatten reshape reshape_as view view_as squeeze unsqueeze contiguous clone to float double half type_as detach",
         ),
         "reshape",
     ),
     **dict.fromkeys(
         _named(
             _EVERYWHERE,
-            "permute transpose movedim swapaxes flip roll chunk split unbind select narrow pad "
+            "permute transpose movedim swapaxes flip roll chunk split unbind select narrow pad expand expand_as "
             "pixel_shuffle pixel_unshuffle channel_shuffle",
         ),
         "arrange",

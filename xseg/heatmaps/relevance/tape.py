@@ -124,6 +124,8 @@ class _Recorder(TorchFunctionMode):
         return result
 
     def _note(self, func: Any, args: Any, kwargs: Any, sources: tuple[int, ...], result: Any) -> None:  # noqa: ANN401
+        # DenseNet goes on filling the list that it has concatenated
+        args = tuple(list(value) if isinstance(value, list) else value for value in args)
         several = isinstance(result, tuple | list)
         for part, value in enumerate(result if several else [result]):
             if isinstance(value, Tensor) and self.number(value) is None:
@@ -156,12 +158,20 @@ def _kind(tape: Tape, function: Any, args: tuple[Any, ...], sources: tuple[int, 
 
 def gated(tape: Tape, sources: tuple[int, ...]) -> int | None:
     """Which of the two factors is the feature map: the larger, or the one that is not squashed; None if unclear."""
-    first, second = (tape.values[source] for source in sources)
-    if first.numel() != second.numel():
-        return int(second.numel() > first.numel())
-    made = {step.target: step.function for step in tape.steps}
-    squashed = [made.get(source) in SQUASHING for source in sources]
+    makers = {step.target: step for step in tape.steps}
+    factors = [_before_arranging(makers, source) for source in sources]
+    sizes = [tape.values[factor].numel() for factor in factors]
+    if sizes[0] != sizes[1]:
+        return int(sizes[1] > sizes[0])
+    squashed = [factor in makers and makers[factor].function in SQUASHING for factor in factors]
     return squashed.index(False) if squashed.count(False) == 1 else None
+
+
+def _before_arranging(makers: dict[int, Step], number: int) -> int:
+    """The value that was expanded or reshaped into this one."""
+    while number in makers and makers[number].kind in ("reshape", "arrange"):
+        number = makers[number].sources[0]
+    return number
 
 
 @contextmanager
