@@ -1,6 +1,7 @@
 """Batches of a data set for training and for validation."""
 
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -16,6 +17,21 @@ from xseg.training.prefetch import prefetch
 def label_matrix(dataset: Dataset) -> np.ndarray:
     """Label vectors of all items: (N,C) uint8, 255 unknown."""
     return np.stack([dataset.label_vector(item) for item in dataset.items])
+
+
+def permute_labels(dataset: Dataset, seed: int) -> Dataset:
+    """The same images, each with the label vector of one of them: a permutation drawn over the whole list.
+
+    What a classifier learns from it has nothing to do with the pictures, while every class stays as frequent, and every
+    combination of classes too: the random labels of Adebayo et al. 2018, arXiv:1810.03292.
+
+    Args:
+        dataset: images with image-level labels.
+        seed: of the permutation, which depends on it and on the number of images alone.
+    """
+    order = generator(seed, "permute labels").permutation(len(dataset.items)).tolist()
+    pairs = zip(dataset.items, order, strict=True)
+    return replace(dataset, items=tuple(replace(item, labels=dataset.items[k].labels) for item, k in pairs))
 
 
 class TrainingBatches:

@@ -10,6 +10,7 @@ from xseg.artifacts.header import Header
 from xseg.artifacts.weights import read_weights
 from xseg.classifier.config import ClassifierConfig, Scalar
 from xseg.classifier.model import Classifier, build, create
+from xseg.classifier.samples import permute_labels
 from xseg.classifier.settings import TrainSettings
 from xseg.classifier.train import TrainResult, train_classifier
 from xseg.classifier.transfer import transfer_head
@@ -52,7 +53,13 @@ class ModelOptions:
 
 
 def train(
-    dataset: Dataset, model: ModelOptions, settings: TrainSettings | None, validation: Dataset | None, runtime: Runtime
+    dataset: Dataset,
+    model: ModelOptions,
+    settings: TrainSettings | None,
+    validation: Dataset | None,
+    runtime: Runtime,
+    *,
+    random_labels: bool = False,
 ) -> TrainResult | None:
     """Train a classifier, or wrap an existing one, and publish it.
 
@@ -62,6 +69,7 @@ def train(
         settings: of training; None (`--init-only`) publishes the network as it is.
         validation: measured at the end.
         runtime: shared options.
+        random_labels: permute the labels among the training images, for a sanity check of heatmaps.
 
     Returns:
         What training reports; None without training or when the output was there already.
@@ -71,7 +79,7 @@ def train(
     """
     device = resolve(runtime.device, runtime.rank.local)
     with together(runtime.rank, device) as group:
-        return _train(dataset, model, settings, validation, runtime.for_rank(), device, group)
+        return _train(dataset, model, settings, validation, runtime.for_rank(), device, group, random_labels)
 
 
 def _train(
@@ -82,6 +90,7 @@ def _train(
     runtime: Runtime,
     device: torch.device,
     group: Together,
+    random_labels: bool,
 ) -> TrainResult | None:
     if not model.keep_head:
         dataset.require_labels()
@@ -97,7 +106,9 @@ def _train(
         options=dict(model.options or {}),
         seed=runtime.seed,
     )
-    header = _header(dataset, classifier, model, settings, runtime, device)
+    header = _header(dataset, classifier, model, settings, runtime, device, random_labels)
+    if random_labels:
+        dataset = permute_labels(dataset, runtime.seed)
     path = runtime.path
 
     def publish(header: Header, checkpoint: Checkpoint | None) -> None:
@@ -155,6 +166,7 @@ def _header(
     settings: TrainSettings | None,
     runtime: Runtime,
     device: torch.device,
+    random_labels: bool,
 ) -> Header:
     decided: dict[str, Any] = {
         **asdict(model),
@@ -162,6 +174,8 @@ def _header(
         "seed": runtime.seed,
     }
     del decided["weights"]  # the parents know them by content
+    if random_labels:  # a run without it stays the run it was
+        decided["permute_labels"] = True
     return Header(
         "classifier",
         classifier.config.classes,

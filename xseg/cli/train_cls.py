@@ -54,6 +54,9 @@ def train_cls(
     label_smoothing: Annotated[float, typer.Option(help="Share of the labels' certainty taken away.")] = 0.0,
     interpolate: Annotated[float, typer.Option(help="Final weights: this far from the first to the learned.")] = 1.0,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
+    permute_labels: Annotated[
+        bool, typer.Option("--permute-labels", help="Learn random labels: evaluate --random-labels compares with it.")
+    ] = False,
     val_split: Annotated[str | None, typer.Option(help="Measure average precision on this split at the end.")] = None,
     split: TrainSplitOpt = None,
     format_: FormatOpt = None,
@@ -66,8 +69,7 @@ def train_cls(
     from xseg.classifier.step import ModelOptions, train
     from xseg.cli.data import names_in, options_of, trainer_data
 
-    if keep_head and not init_only:
-        raise UsageError("--keep-head needs --init-only: other classes than the data's cannot be trained on it")
+    _refuse_combinations(keep_head, init_only, permute_labels)
     require_one_of("--optimizer", optimizer, "sgd", "adamw")
     require_one_of("--schedule", schedule, "poly", "cosine")
     require_one_of("--loss", loss, "soft-margin", "bce", "cross-entropy")
@@ -117,7 +119,17 @@ def train_cls(
         )
     )
     held_out = trainer_data(dataset, format_, val_split, context) if val_split else None
-    _tell(context, train(data, network, settings, held_out, context.runtime), data.classes)
+    result = train(data, network, settings, held_out, context.runtime, random_labels=permute_labels)
+    _tell(context, result, data.classes)
+
+
+def _refuse_combinations(keep_head: bool, init_only: bool, permute_labels: bool) -> None:
+    if keep_head and not init_only:
+        raise UsageError("--keep-head needs --init-only: other classes than the data's cannot be trained on it")
+    if permute_labels and init_only:
+        raise UsageError(
+            "--permute-labels with --init-only: nothing is learned from the labels", "leave one of them out"
+        )
 
 
 def _tell(context: Context, result: "TrainResult | None", classes: tuple[str, ...]) -> None:
