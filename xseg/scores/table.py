@@ -1,15 +1,14 @@
 """Scores for people and for programs: a table of runs side by side, and the JSON objects it is made of."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from xseg.scores.layouts import LAYOUTS, Run
 from xseg.scores.result import SegmentationResult
-
-Run = Mapping[str, Any]
 
 
 def segmentation_run(
@@ -59,7 +58,7 @@ def report(runs: Sequence[tuple[str, Run]]) -> dict[str, Any]:
     """The one JSON object of `evaluate`: the run itself, or `{protocol, runs: [{input, ...}]}` for several.
 
     Args:
-        runs: (input, object of `segmentation_run`) in the order given.
+        runs: (input, object of one run, such as `segmentation_run` makes) in the order given.
 
     Raises:
         ValueError: no run, or runs of different protocols.
@@ -73,68 +72,24 @@ def report(runs: Sequence[tuple[str, Run]]) -> dict[str, Any]:
 
 
 def print_table(runs: Sequence[tuple[str, Run]], console: Console) -> None:
-    """Print segmentation runs side by side, one column each: mIoU with its interval, threshold, classes.
+    """Print runs of one protocol side by side, one column each.
 
     Args:
-        runs: (heading, object of `segmentation_run`).
+        runs: (heading, object of one run).
         console: where to; the caller's, on stderr.
     """
-    table = Table(title="segmentation: mIoU over the set, as fractions", title_justify="left")
+    objects = [run for _, run in runs]
+    title, sections = LAYOUTS[objects[0]["protocol"]](objects)
+    table = Table(title=title, title_justify="left")
     table.add_column("")
     for name, _ in runs:
         # Text, not str: a name with [brackets] is no markup
         table.add_column(Text(name, overflow="fold"), justify="right")
-    for row, values in _summary(runs):
-        table.add_row(Text(row, style="bold" if row == "mIoU" else ""), *values)
-    table.add_section()
-    for name in _class_names(runs):
-        table.add_row(Text(name), *(number(run["per_class_iou"].get(name)) for _, run in runs))
+    for rows in sections:
+        for label, cells in rows:
+            table.add_row(Text(label, style="bold" if label == "mIoU" else ""), *map(Text, cells))
+        table.add_section()
     console.print(table)
-
-
-def number(value: float | None) -> str:
-    """A fraction with three decimals; "-" for None."""
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _summary(runs: Sequence[tuple[str, Run]]) -> list[tuple[str, list[str]]]:
-    objects = [run for _, run in runs]
-    rows = [
-        ("split", [str(run["split"] or "all") for run in objects]),
-        ("images (missing)", [f"{run['images']} ({run['missing']})" for run in objects]),
-        ("labels given", [{True: "yes", False: "no", None: "-"}[run["labels_given"]] for run in objects]),
-        ("mIoU", [number(run["miou"]) for run in objects]),
-        ("  95 % interval", [_span(run["miou_interval"]) for run in objects]),
-        ("  background threshold", [_threshold(run) for run in objects]),
-        ("pixel accuracy", [number(run["pixel_accuracy"]) for run in objects]),
-        ("false positive, negative", [_both(run["false_positive"], run["false_negative"]) for run in objects]),
-    ]
-    if any(run["unknown"] for run in objects):
-        rows.append(("unknown, counted as missed", [number(run["unknown"]) for run in objects]))
-    if any(run["best"] for run in objects):
-        best = [run["best"] or {} for run in objects]
-        rows.append(("best mIoU, swept on the truth", [number(entry.get("miou")) for entry in best]))
-        rows.append(("  at threshold", [number(entry.get("background_threshold")) for entry in best]))
-    return rows
-
-
-def _threshold(run: Run) -> str:
-    if run["background_threshold"] is None:
-        return "argmax"
-    source = f"tuned on {run['tuned_on']}" if run["tuned_on"] else "fixed"
-    return f"{run['background_threshold']:g} {source}"
-
-
-def _class_names(runs: Sequence[tuple[str, Run]]) -> list[str]:
-    return list(dict.fromkeys(name for _, run in runs for name in run["per_class_iou"]))
-
-
-def _both(first: float | None, second: float | None) -> str:
-    return f"{number(first)}, {number(second)}"
-
-
-def _span(pair: Sequence[float] | None) -> str:
-    return "-" if pair is None else f"{pair[0]:.3f} .. {pair[1]:.3f}"
 
 
 def _pair(pair: tuple[float, float] | None) -> list[float] | None:
