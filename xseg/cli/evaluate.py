@@ -1,7 +1,8 @@
 """`xseg evaluate`."""
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -11,48 +12,135 @@ from xseg.cli.merge import ArtifactsIn
 from xseg.cli.options import require_one_of
 from xseg.errors import Status, UsageError
 
+if TYPE_CHECKING:
+    from xseg.scores.runs import Outcome
 
-@command("evaluate", "score_output", "overwrite", "workers", "seed", "limit", "allow_missing", "max_failures")
+BELONGS: dict[str, tuple[str, ...]] = {
+    "segmentation": ("threshold", "tune_on", "tune_with", "average"),
+    "class-specificity": (),
+    "sanity": ("classifier", "randomise", "random_labels", "images", "device", "batch_size"),
+}
+
+
+@command(
+    "evaluate", "score_output", "overwrite", "images", "device", "batch_size", "workers", "seed", "limit",
+    "allow_missing", "max_failures",
+)  # fmt: skip
 def evaluate(
     context: Context,
     inputs: ArtifactsIn,
-    dataset: Annotated[str, typer.Option(metavar="DATASET", help="Data set with ground-truth masks.")],
-    protocol: Annotated[str, typer.Option(help="segmentation.")] = "segmentation",
+    dataset: Annotated[
+        str | None, typer.Option(metavar="DATASET", help="Data set with ground-truth masks; sanity needs none.")
+    ] = None,
+    protocol: Annotated[str, typer.Option(help="segmentation, class-specificity or sanity.")] = "segmentation",
     threshold: Annotated[float | None, typer.Option(help="Background score for maps without background; 0.2.")] = None,
     tune_on: Annotated[str | None, typer.Option(metavar="SPLIT", help="Choose the threshold on this split.")] = None,
     tune_with: Annotated[
         list[str] | None, typer.Option(metavar="INPUT", help="Heatmaps of that split, if INPUT does not cover it.")
     ] = None,
-    average: Annotated[str, typer.Option(help="Mean over classes: present, or psa (absent ones count 0).")] = "present",
+    average: Annotated[
+        str | None, typer.Option(help="Mean over classes: present (default), or psa (absent ones count 0).")
+    ] = None,
+    classifier: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Sanity: the classifier that made the heatmaps.")
+    ] = None,
+    randomise: Annotated[
+        str | None, typer.Option(help="Sanity: weights cascading from the head down (default), or independent.")
+    ] = None,
+    random_labels: Annotated[
+        str | None, typer.Option(metavar="FILE", help="Sanity: compare with one made by train-cls --permute-labels.")
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=2, help="Resamples for the 95 % interval.")] = 1000,
     split: SplitOpt = None,
     format_: FormatOpt = None,
 ) -> Status:
-    """Score heatmaps, pseudolabels or masks against ground truth.
+    """Score heatmaps, pseudolabels or masks against ground truth, or heatmaps against randomised ones.
 
     Example: xseg evaluate cam.h5 masks.h5 --dataset VOC2012 --split val --json
+
+    Example: xseg evaluate cam.h5 --protocol class-specificity --dataset VOC2012 --split val
+
+    Example: xseg evaluate cam.h5 --protocol sanity --classifier cls.h5 --limit 50
     """
     from xseg.cli.data import dataset_of
-    from xseg.datasets import open_dataset
-    from xseg.scores.step import SegmentationOptions, Tuning
-    from xseg.scores.step import evaluate as run
 
-    require_one_of("--protocol", protocol, "segmentation")
+    require_one_of("--protocol", protocol, *BELONGS)
     require_one_of("--average", average, "present", "psa")
-    if threshold is not None and tune_on is not None:
-        raise UsageError("--threshold and --tune-on exclude each other")
-    if tune_with and tune_on is None:
-        raise UsageError("--tune-with without --tune-on", "name the split it covers: --tune-on SPLIT")
-    tuning = None
-    if tune_on is not None:
-        tuning = Tuning(open_dataset(dataset, format=format_, split=tune_on), tuple(tune_with or ()))
-    options = SegmentationOptions(threshold, average, bootstrap)
-    result, rows, status = run(inputs, dataset_of(dataset, format_, split, context), options, tuning, context.runtime)
+    require_one_of("--randomise", randomise, "cascading", "independent")
+    own = {
+        "threshold": threshold, "tune_on": tune_on, "tune_with": tune_with or None, "average": average,
+        "classifier": classifier, "randomise": randomise, "random_labels": random_labels,
+    }  # fmt: skip
+    _refuse_foreign(protocol, own, context)
+    _refuse_combinations(protocol, {**own, "dataset": dataset, "split": split, "format": format_})
+    data = None if dataset is None else dataset_of(dataset, format_, split, context)
+    run = {"segmentation": _segmentation, "class-specificity": _class_specificity, "sanity": _sanity}[protocol]
+    result, rows, status = run(context, inputs, data, {**own, "bootstrap": bootstrap, "format": format_})
     if context.json:
         context.stdout.line(json.dumps(result))
     else:
         _print(rows)
     return status
+
+
+def _refuse_foreign(protocol: str, own: Mapping[str, object], context: Context) -> None:
+    """Refuse options that another protocol has.
+
+    Raises:
+        UsageError: one was given.
+    """
+    runtime = context.runtime
+    device = None if runtime.device == "auto" else runtime.device
+    shared = {"images": runtime.images, "batch_size": runtime.batch_size, "device": device}
+    for name, value in {**own, **shared}.items():
+        if value is not None and name not in BELONGS[protocol]:
+            owner = next(known for known, names in BELONGS.items() if name in names)
+            option = f"--{name.replace('_', '-')}"
+            raise UsageError(f"{option} belongs to --protocol {owner}, not to {protocol}", f"leave {option} out")
+
+
+def _refuse_combinations(protocol: str, given: Mapping[str, object]) -> None:
+    """Refuse options that need or exclude each other.
+
+    Raises:
+        UsageError: such options were given.
+    """
+    if given["dataset"] is None and (protocol != "sanity" or given["split"] or given["format"]):
+        raise UsageError("Missing option '--dataset'", "give the data set: --dataset DATASET")
+    if given["threshold"] is not None and given["tune_on"] is not None:
+        raise UsageError("--threshold and --tune-on exclude each other")
+    if given["tune_with"] and given["tune_on"] is None:
+        raise UsageError("--tune-with without --tune-on", "name the split it covers: --tune-on SPLIT")
+    if protocol == "sanity" and given["classifier"] is None:
+        raise UsageError("--protocol sanity without --classifier", "give the heatmaps' own one: --classifier FILE")
+    if given["random_labels"] is not None and given["randomise"] is not None:
+        raise UsageError("--random-labels and --randomise exclude each other: either labels or weights are random")
+
+
+def _segmentation(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.datasets import open_dataset
+    from xseg.scores.step import SegmentationOptions, Tuning
+    from xseg.scores.step import evaluate as run
+
+    tuning = None
+    if own["tune_on"] is not None:
+        tuned = open_dataset(data.location, format=own["format"], split=own["tune_on"])
+        tuning = Tuning(tuned, tuple(own["tune_with"] or ()))
+    options = SegmentationOptions(own["threshold"], own["average"] or "present", own["bootstrap"])
+    return run(inputs, data, options, tuning, context.runtime)
+
+
+def _class_specificity(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.class_specificity_step import evaluate_class_specificity
+
+    return evaluate_class_specificity(inputs, data, own["bootstrap"], context.runtime)
+
+
+def _sanity(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.sanity_step import SanityOptions, evaluate_sanity
+
+    options = SanityOptions(own["classifier"], own["randomise"] or "cascading", own["random_labels"], own["bootstrap"])
+    return evaluate_sanity(inputs, data, options, context.runtime)
 
 
 def _print(rows: list[tuple[str, dict[str, object]]]) -> None:
