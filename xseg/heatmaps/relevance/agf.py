@@ -192,9 +192,9 @@ class AgfWalker(Walker):
     def _full(self, step: Step, place: Place, r: Tensor) -> Tensor:
         options, x = self._options, place.x
         weight = place.layer.weight.abs()
-        shares = [divide_as_published(r, place.layer(x.abs(), weight))]
+        shares = [divide_as_published.above(r, place.layer(x.abs(), weight))]
         if not options.no_a:
-            shares.append(divide_as_published(r, _count(place, weight)))
+            shares.append(divide_as_published.above(r, _count(place, weight)))
         back = place.back(torch.cat(shares), weight)
         relevance = x.abs() * back[: len(r)]
         residual = torch.zeros_like(relevance) if options.no_a else back[len(r) :]

@@ -13,14 +13,13 @@ from xseg.heatmaps.relevance.affine import Affine
 from xseg.heatmaps.relevance.rules import (
     AlphaBeta,
     Box,
-    Divide,
+    Division,
     Epsilon,
     Flat,
     Gamma,
     Place,
     Rule,
     divide_as_published,
-    divide_by_signed,
 )
 from xseg.heatmaps.relevance.tape import Step, Tape
 from xseg.heatmaps.relevance.walk import Walker, nonnegative
@@ -77,15 +76,15 @@ class RuleSettings:
     bounds: Callable[[Tensor], tuple[Tensor, Tensor]]
 
     @property
-    def divide(self) -> Divide:
+    def divide(self) -> Division:
         """The division of every rule but epsilon."""
-        return divide_as_published if self.published else divide_by_signed(self.stabiliser)
+        return divide_as_published if self.published else Division(self.stabiliser)
 
     def rule(self, name: RuleName) -> Rule:
         """The rule called `name` with these constants."""
         made: dict[str, Callable[[], Rule]] = {
-            "zero": lambda: Epsilon(divide_by_signed(0), self.bias),
-            "epsilon": lambda: Epsilon(divide_by_signed(self.epsilon), self.bias),
+            "zero": lambda: Epsilon(Division(0), self.bias),
+            "epsilon": lambda: Epsilon(Division(self.epsilon), self.bias),
             "gamma": lambda: Gamma(self.gamma, self.divide, self.bias),
             "z-plus": lambda: AlphaBeta(1, self.divide, self.bias),
             "alpha-beta": lambda: AlphaBeta(self.alpha, self.divide, self.bias),

@@ -70,7 +70,8 @@ KINDS: dict[Any, Kind] = {
     **dict.fromkeys(
         _named(
             (torch, _T),
-            "flatten unflatten reshape reshape_as view view_as squeeze unsqueeze contiguous clone to float double half type_as detach",
+            "flatten unflatten reshape reshape_as view view_as squeeze unsqueeze contiguous clone to float double half "
+            "type_as detach",
         ),
         "reshape",
     ),

@@ -9,7 +9,7 @@ from torch import Tensor
 from xseg.errors import UsageError
 from xseg.heatmaps.relevance.affine import Affine
 from xseg.heatmaps.relevance.operations import tensors_in
-from xseg.heatmaps.relevance.rules import Divide, sum_of
+from xseg.heatmaps.relevance.rules import Division, sum_of
 from xseg.heatmaps.relevance.tape import Step, Tape, gated
 
 #: What explains a network that a relevance rule cannot pass.
@@ -27,7 +27,7 @@ class Walker(ABC):
         divide: of the proportional rules (sums, means).
     """
 
-    def __init__(self, tape: Tape, divide: Divide) -> None:
+    def __init__(self, tape: Tape, divide: Division) -> None:
         self.tape, self.divide = tape, divide
         self._passes: dict[str, Callable[[Step, Tensor], list[Tensor | None]]] = {
             "convolution": self._affine,
