@@ -8,6 +8,7 @@ from torch import nn
 from tests.classifier.nets import tiny
 from tests.heatmaps.nets import deep, picture, pooled
 from xseg.classifier import Classifier, ClassifierConfig
+from xseg.classifier.model import create
 from xseg.heatmaps import explain_images, methods
 from xseg.scores.randomise import RandomWeights, redrawn, stages_of
 from xseg.seeding import key_seed
@@ -51,6 +52,17 @@ def test_fully_connected_layers_after_the_features_go_with_the_head():
         ("features", ("features.2",)),
         ("features.1", ("features.0",)),
     ]
+
+
+def test_the_blocks_of_a_transformer_are_stages():
+    stages = stages_of(create("timm:test_vit", ("a", "b"), weights="none").eval())
+    depth = len(stages) - 2
+    assert depth > 1
+    assert [stage.name for stage in stages] == [
+        "head", *(f"blocks.{k}" for k in range(depth - 1, -1, -1)), "patch_embed"
+    ]  # fmt: skip
+    assert set(stages[0].modules) == {"norm", "head"}
+    assert set(stages[-1].modules) == {"", "patch_embed.proj"}  # the network's own: position embedding, class token
 
 
 def test_weights_of_the_network_itself_and_of_its_containers_are_found():
@@ -169,3 +181,13 @@ def test_a_method_sees_the_new_weights_as_in_a_classifier_built_with_them(name):
         np.testing.assert_allclose(found, explain(built), atol=1e-5 * max(1e-3, np.abs(found).max()))
         assert not np.allclose(found, before)
     np.testing.assert_array_equal(explain(classifier), before)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_same_weights_are_drawn():
+    from xseg.device import resolve
+
+    here = [state_of(twin) for twin in RandomWeights(trained(), "cascading", 0)]
+    there = [state_of(twin) for twin in RandomWeights(trained().to(resolve("cuda")), "cascading", 0)]
+    for one, other in zip(here, there, strict=True):
+        assert all(torch.equal(tensor, other[name].cpu()) for name, tensor in one.items())
