@@ -24,15 +24,18 @@ from xseg.heatmaps.relevance.method import RelevanceMethod, one_hot
 from xseg.heatmaps.relevance.tape import Tape
 from xseg.heatmaps.relevance.walk import Walker
 
+#: The composite's own rule for a place, or another one.
+Choice = Literal["composite", RuleName]
+
 
 @dataclass(frozen=True)
 class _Rules(RelevanceMethod):
     """The parameters of a composite; see `Lrp`."""
 
     composite: CompositeName = "epsilon-plus"
-    conv: RuleName | None = None
-    dense: RuleName | None = None
-    first: RuleName | None = None
+    conv: Choice = "composite"
+    dense: Choice = "composite"
+    first: Choice = "composite"
     epsilon: float = 1e-6
     gamma: float = 0.25
     alpha: float = 2.0
@@ -47,8 +50,7 @@ class _Rules(RelevanceMethod):
     def __post_init__(self) -> None:
         require_one_of("composite", self.composite, get_args(CompositeName))
         for name in ("conv", "dense", "first"):
-            if getattr(self, name) is not None:
-                require_one_of(name, getattr(self, name), get_args(RuleName))
+            require_one_of(name, getattr(self, name), get_args(Choice))
         require_one_of("batch_norm", self.batch_norm, ("folded", "identity"))
         require_one_of("bounds", self.bounds, ("pixels", "image"))
         for name, least in (("epsilon", 0), ("gamma", 0), ("stabiliser", 0), ("alpha", 1)):
@@ -70,7 +72,7 @@ class _Rules(RelevanceMethod):
             bounds=bounds_of_image if image else bounds_of_pixels(classifier.config),
         )
         rules = tuple(
-            own or given
+            given if own == "composite" else own
             for own, given in zip((self.conv, self.dense, self.first), COMPOSITES[self.composite], strict=True)
         )
         return RuleWalker(folded(tape) if folds else tape, rules, settings)  # type: ignore[arg-type]
@@ -87,7 +89,7 @@ class Lrp(_Rules):
     Args:
         composite: the rules of convolutions, linear layers and the layers that read the image; `published` is what
             the code of AGF calls LRP: alpha-beta everywhere, z-box with the image's own bounds, no biases.
-        conv: rule of the convolutions instead of the composite's: zero, epsilon, gamma, z-plus, alpha-beta, z-box,
+        conv: rule of the convolutions, the `composite`'s or another: zero, epsilon, gamma, z-plus, alpha-beta, z-box,
             flat or w-square; likewise `dense` for linear layers and `first` for the layers that read the image.
         dense: see `conv`.
         first: see `conv`.
