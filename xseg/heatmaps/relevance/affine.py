@@ -49,8 +49,8 @@ class Affine:
             return x * weight if bias is None else x * weight + bias.view_as(weight)
         return self.function(x, weight, bias, **self.options)
 
-    def transpose(self, r: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
-        """The transpose of `weight` applied to (K,N,...) in the shape of y: (K, *shape), with `shape` that of x."""
+    def transpose(self, r: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        """The transpose of `weight` applied to (K,N,...) in the shape of y: (K,N,...) in the shape of `x`."""
         if self.kind == "scale":
             return r * weight
         if self.kind == "dense":
@@ -60,21 +60,24 @@ class Affine:
             forward = getattr(torch, f"conv{rows.ndim - 2}d")
             kept = {name: value for name, value in self.options.items() if name != "output_padding"}
             return forward(rows, weight, None, **kept).unflatten(0, r.shape[:2])
-        return self._convolution_transpose(rows, weight, torch.Size((len(rows), *shape[1:]))).unflatten(0, r.shape[:2])
+        return self._convolution_transpose(rows, weight, x).unflatten(0, r.shape[:2])
 
-    def _convolution_transpose(self, rows: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
-        padding = self.options.get("padding", 0)
+    def _convolution_transpose(self, rows: Tensor, weight: Tensor, x: Tensor) -> Tensor:
+        padding, shape = self.options.get("padding", 0), (len(rows), *x.shape[1:])
         if isinstance(padding, str):
             # "same" may pad one side more than the other, which the transposed call cannot express
             return torch.func.vjp(lambda x: self(x, weight), rows.new_zeros(shape))[1](rows)[0]
         sides = rows.ndim - 2
         stride, dilation = (_each(self.options.get(name, 1), sides) for name in ("stride", "dilation"))
         groups = self.options.get("groups", 1)
-        empty = rows.new_empty(1).expand(shape)
+        last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        # of the input the call reads shape and layout only; channels last is the faster by a third
+        like = torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=layout)
         backward = torch.ops.aten.convolution_backward
         zeros, which = [0] * sides, (True, False, False)
         options = (stride, _each(padding, sides), dilation, False, zeros, groups, which)
-        return backward(rows, empty, weight, None, *options)[0]
+        return backward(rows.contiguous(memory_format=layout), like, weight, None, *options)[0]
 
     def scaled(self, factor: Tensor, shift: Tensor) -> "Affine":
         """The map followed by a factor (out,) and a shift (out,) for each of its channels."""

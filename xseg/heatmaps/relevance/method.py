@@ -10,13 +10,15 @@ from xseg.classifier.model import Classifier
 from xseg.errors import UsageError
 from xseg.heatmaps.layers import evaluating, image_leaf, probe_images, single
 from xseg.heatmaps.registry import Method, Query
+from xseg.heatmaps.relevance.replay import replayed
 from xseg.heatmaps.relevance.tape import Tape, record
 from xseg.heatmaps.relevance.walk import INSTEAD, Walker
 
 #: Classes of an image that go back together; more take more turns, so that memory stays bounded.
 ROWS = 8
-# Largest difference between recorded and plain logits, as a fraction of the largest logit.
+# Largest difference between recorded or replayed and plain logits, as a fraction of the largest logit.
 _AGREEMENT = 1e-3
+_NO_LAYER, _WITHOUT = "relevance goes back to the image, past all layers", "leave it out, or use grad-cam"
 
 
 class RelevanceMethod(Method):
@@ -38,14 +40,23 @@ class RelevanceMethod(Method):
         """Maps (K,N,H,W) for the classes `target` (K,N) of N images with `logits` (N,C)."""
 
     def serves(self, classifier: Classifier, layer: str | None = None) -> str | None:
-        """Record a noise image and look for a rule for every step on the way back."""
+        """Record a noise image, look for a rule for every step on the way back, and for ways that leave no step."""
+        if layer is not None:
+            return f"--layer {layer}: {_NO_LAYER}; {_WITHOUT}"
         images = probe_images(classifier)
+        others = 0.7 * images.flip(2) + 0.1  # with another mean, size and largest value
         with evaluating(classifier), torch.no_grad():
-            plain = classifier(images.clone())
+            plain, expected = classifier(images.clone()), classifier(others.clone())
         tape = record(classifier, images)
-        if (plain - tape.logits).abs().amax() > _AGREEMENT * plain.abs().amax():
+        if _differ(tape.logits, plain):
             return f"the network relies on working in place, which relevance cannot be recorded through; {INSTEAD}"
-        return self.walker(classifier, tape).refusal()
+        refusal = self.walker(classifier, tape).refusal()
+        if refusal is not None:
+            return refusal
+        with torch.no_grad():
+            if _differ(replayed(tape, others), expected):
+                return f"the logits depend on the image in a way that leaves no step of torch to record; {INSTEAD}"
+        return None
 
     def __call__(self, classifier: Classifier, query: Query) -> Tensor:
         """Maps (P,H,W) at the resolution of the images.
@@ -54,7 +65,7 @@ class RelevanceMethod(Method):
             UsageError: a layer without a rule.
         """
         if query.layer is not None:
-            raise UsageError("--layer: relevance goes back to the image", "leave it out, or use grad-cam")
+            raise UsageError(f"--layer {query.layer}: {_NO_LAYER}", _WITHOUT)
         images = image_leaf(query) if self.needs_gradients else query.images
         tape = record(classifier, images, graph=self.needs_gradients, create_graph=query.create_graph)
         with torch.set_grad_enabled(query.create_graph), torch.autocast(images.device.type, enabled=False):
@@ -63,6 +74,10 @@ class RelevanceMethod(Method):
             logits = single(tape.logits)
             maps = [self.explain(walker, logits, rows) for rows in target.split(ROWS)]
         return torch.cat(maps)[row, query.image]
+
+
+def _differ(logits: Tensor, expected: Tensor) -> bool:
+    return bool((logits - expected).abs().amax() > _AGREEMENT * expected.abs().amax())
 
 
 def grid(query: Query) -> tuple[Tensor, Tensor]:

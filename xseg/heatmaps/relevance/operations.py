@@ -119,7 +119,10 @@ def out_of_place(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -
 @cache
 def _with_flag(function: Any) -> inspect.Signature | None:  # noqa: ANN401 - any function of torch
     """The signature of a function that has an `inplace` argument."""
-    signature = inspect.signature(function) if inspect.isfunction(function) else None
+    try:
+        signature = inspect.signature(function) if inspect.isfunction(function) else None
+    except ValueError:  # a wrapped builtin, as Tensor.__pow__
+        return None
     return signature if signature is not None and "inplace" in signature.parameters else None
 
 

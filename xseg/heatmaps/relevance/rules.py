@@ -76,7 +76,7 @@ class Place:
 
     def back(self, r: Tensor, weight: Tensor) -> Tensor:
         """The transpose of `weight` applied to (K,N,...) in the shape of y."""
-        return self.layer.transpose(r, weight, self.x.shape)
+        return self.layer.transpose(r, weight, self.x)
 
     def contributions(self, up: bool, bias: bool) -> "Part":
         """The positive (`up`) or negative part of W x + b, split by the signs of x and W."""

@@ -86,7 +86,8 @@ def record(classifier: Classifier, images: Tensor, *, graph: bool = False, creat
     """
     tape, graph = Tape(), graph or create_graph
     with evaluating(classifier, create_graph), torch.set_grad_enabled(graph), _paths(classifier) as recorder:
-        recorder.begin(tape, images if graph else images.detach())
+        images = images if graph else images.detach()
+        recorder.begin(tape, images.clone(memory_format=classifier.layout))  # the layout that is fast
         with recorder:
             tape.logits = classifier(tape.values[0])
     number = recorder.number(tape.logits)
@@ -104,7 +105,7 @@ class _Recorder(TorchFunctionMode):
 
     def begin(self, tape: Tape, images: Tensor) -> None:
         self.tape, self._numbers = tape, {}
-        self._add(images.view_as(images))
+        self._add(images)
 
     def number(self, value: Tensor) -> int | None:
         return self._numbers.get(id(value))
@@ -118,6 +119,8 @@ class _Recorder(TorchFunctionMode):
         func, args, kwargs = out_of_place(func, args, kwargs or {})
         result = func(*args, **kwargs)
         operands = tensors_in([*args, *kwargs.values()])
+        if KINDS.get(func) in ("reshape", "arrange"):
+            operands = operands[:1]  # the others say in what shape, type or place
         sources = tuple(number for value in operands if (number := self.number(value)) is not None)
         if sources:
             self._note(func, args, kwargs, sources, result)
@@ -130,7 +133,7 @@ class _Recorder(TorchFunctionMode):
         for part, value in enumerate(result if several else [result]):
             if isinstance(value, Tensor) and self.number(value) is None:
                 path, module = self.place[-1] if self.place else ("", None)
-                kind = _kind(self.tape, func, args, sources)
+                kind = _kind(self.tape, func, args, kwargs, sources)
                 step = (sources, self._add(value), part if several else None, path, type(module).__name__)
                 self.tape.steps.append(Step(kind, func, args, kwargs, *step))
 
@@ -143,15 +146,17 @@ class _Recorder(TorchFunctionMode):
                 self.tape.steps.append(Step("unknown", module.forward, inputs, {}, *kind))
 
 
-def _kind(tape: Tape, function: Any, args: tuple[Any, ...], sources: tuple[int, ...]) -> Kind:  # noqa: ANN401
+def _kind(tape: Tape, function: Any, args: Any, kwargs: Any, sources: tuple[int, ...]) -> Kind:  # noqa: ANN401
     kind = KINDS.get(function, "unknown")
     if kind in ("sum", "gate") and len(sources) == 1:
         return "constant"
-    if kind == "constant" and (len(sources) > 1 or not isinstance(args[0], Tensor)):
+    if kind == "constant" and (len(sources) > 1 or args[0] is not tape.values[sources[0]]):
+        return "unknown"
+    if kind == "sum" and kwargs.get("alpha", 1) != 1:
         return "unknown"
     if kind == "gate" and gated(tape, sources) is None:
         return "unknown"
-    if kind in ("convolution", "transposed", "dense", "batch-norm") and len(sources) > 1:
+    if kind not in ("sum", "gate", "concatenation") and len(sources) > 1:
         return "unknown"  # weights that depend on the image
     return kind
 
