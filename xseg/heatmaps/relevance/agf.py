@@ -30,8 +30,8 @@ class Agf(RelevanceMethod):
     the full update, 1x1 convolutions and the last convolution of a residual branch only the relevance term C (as the
     published ResNet does), batch norms, layer norms and smooth activations pass attribution on.
 
-    Where the logit of the class is negative, the published start makes evidence for the class negative: the contrast
-    is then smallest at the class. `start=logit` has no such flip.
+    Where the logit of the class is negative, the class has the least of the published contrast, and what speaks for a
+    rival counts for the class instead of against it. `start=logit` asks for the class alone, whatever its logit.
 
     Args:
         variant: `code`, or `paper`: sigmoid(Y) for sigmoid(10 Y), phi <= 0 for phi < 0, no ridge in the factorization,
