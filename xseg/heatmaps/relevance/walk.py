@@ -126,9 +126,8 @@ class Walker(ABC):
     def pull(self, step: Step, r: Tensor) -> Tensor:
         """The transposed Jacobian of the step applied to each (N,...) of `r`."""
         backward = torch.func.vjp(lambda x: self._again(step, x), self.source(step))[1]
-        if len(r) == 1:
-            return backward(r[0])[0][None]
-        return torch.vmap(lambda row: backward(row)[0])(r)
+        # torch.vmap would take as long, and seconds more the first time it is used
+        return torch.stack([backward(row)[0] for row in r])
 
     def _again(self, step: Step, x: Tensor) -> Tensor:
         wanted = self.tape.values[step.sources[0]]
