@@ -81,6 +81,23 @@ def vgg(norm):
     return net
 
 
+def efficientnet():
+    config = partial(models.efficientnet.MBConvConfig, width_mult=0.5, depth_mult=0.5)
+    rows = [
+        (1, 3, 1, 32, 16, 1),
+        (6, 3, 2, 16, 24, 2),
+        (6, 5, 2, 24, 40, 2),
+        (6, 3, 2, 40, 80, 3),
+        (6, 5, 1, 80, 112, 3),
+    ]
+    return models.EfficientNet([config(*row) for row in rows], 0.2, num_classes=4)
+
+
+def regnet(se_ratio):
+    params = models.regnet.BlockParams.from_init_params(8, 24, 24.0, 2.5, 8, se_ratio=se_ratio)
+    return models.RegNet(params, num_classes=4)
+
+
 # Depth and width are reduced where that leaves all kinds of layers in place.
 NETS = {
     "torchvision alexnet": alexnet,
@@ -89,15 +106,15 @@ NETS = {
     "torchvision resnet18": partial(torchvisions, models.ResNet, models.resnet.BasicBlock, [1, 1, 1, 1]),
     "torchvision resnet50": partial(torchvisions, models.ResNet, models.resnet.Bottleneck, [1, 1, 1, 1]),
     "torchvision densenet121": partial(torchvisions, models.DenseNet, 16, (2, 3, 2, 2), 32),
-    "torchvision efficientnet_b0": partial(torchvisions, models.efficientnet_b0),
+    "torchvision efficientnet_b0": efficientnet,
     "torchvision mobilenetv3_small": partial(torchvisions, models.mobilenet_v3_small),
     "torchvision convnext_tiny": partial(
         torchvisions,
         models.ConvNeXt,
         [models.convnext.CNBlockConfig(16, 32, 2), models.convnext.CNBlockConfig(32, None, 2)],
     ),
-    "torchvision regnet_y_400mf": partial(torchvisions, models.regnet_y_400mf),
-    "torchvision regnet_x_400mf": partial(torchvisions, models.regnet_x_400mf),
+    "torchvision regnet_y_400mf": partial(regnet, 0.25),
+    "torchvision regnet_x_400mf": partial(regnet, None),
     "timm vgg11": partial(timm.models.VGG, VGG11, 4, mlp_ratio=0.01),
     "timm vgg11_bn": partial(timm.models.VGG, VGG11, 4, mlp_ratio=0.01, norm_layer=nn.BatchNorm2d),
     "timm resnet18": partial(timms, "resnet18", layers=(1, 1, 1, 1)),
