@@ -10,15 +10,32 @@ from torch.nn import functional
 from xseg.affinity.loss import affinities, affinity_loss, pair_affinity
 from xseg.affinity.pairs import half_offsets, pair_labels, windows
 from xseg.affinity.transition import transition
+from xseg.bench.explanations import explanation_cases
 from xseg.bench.measure import Case
 from xseg.datasets.synthetic import render
+from xseg.errors import UsageError
 from xseg.labels.backends import resolve_backend
 from xseg.labels.meanfield import Kernels, mean_field
 from xseg.scores.confusion import confusion_matrix
 
 
-def cases() -> list[Case]:
-    """Every case that can run here; those against pydensecrf and scikit-learn only where they are installed."""
+def cases(only: str = "") -> list[Case]:
+    """The cases that can run here, those against a peer only where it is installed.
+
+    Args:
+        only: part of the names wanted.
+
+    Raises:
+        UsageError: no case has such a name.
+    """
+    found = [case for case in [*_refinement_cases(), *explanation_cases()] if only in case.name]
+    if not found:
+        names = "; ".join(case.name for case in cases())
+        raise UsageError(f"--only {only}: no case has this in its name", f"part of one of: {names}")
+    return found
+
+
+def _refinement_cases() -> list[Case]:
     found = [walk_case(36, 63, 3), walk_case(36, 63, 21), loss_case(448)]
     if importlib.util.find_spec("pydensecrf"):
         found += [crf_case(labels) for labels in (2, 3, 4)]

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,12 +18,16 @@ class Case:
         reference: the peer's algorithm.
         ours: ours.
         tolerance: largest absolute difference at which the ratio counts.
+        expected: what ours must equal, where the reference is only a unit of cost and computes something else.
+        unit: that unit ("f+b": a forward and a backward pass); empty where the reference computes the same.
     """
 
     name: str
     reference: Callable[[], Tensor]
     ours: Callable[[], Tensor]
     tolerance: float
+    expected: Callable[[], Tensor] | None = None
+    unit: str = ""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,8 @@ class Ratio:
         milliseconds: our median CPU time.
         difference: largest absolute difference of the results.
         equal: whether that is within the case's tolerance; a ratio without it is worth nothing.
+        unit: of the case.
+        cost: our time in that unit, median over pairs; None without a unit.
     """
 
     name: str
@@ -47,6 +53,8 @@ class Ratio:
     milliseconds: float
     difference: float
     equal: bool
+    unit: str = ""
+    cost: float | None = None
 
 
 def measure(case: Case, pairs: int = 7) -> Ratio:
@@ -58,7 +66,9 @@ def measure(case: Case, pairs: int = 7) -> Ratio:
         case: what to run; the first call of each is not timed.
         pairs: number of pairs.
     """
-    difference = float((case.reference().double() - case.ours().double()).abs().max())
+    case.reference()
+    expected = (case.expected or case.reference)()
+    difference = float((expected.double() - case.ours().double()).abs().max())
     ratios, times = [], []
     for pair in range(pairs):
         order = (case.reference, case.ours) if pair % 2 == 0 else (case.ours, case.reference)
@@ -73,15 +83,18 @@ def measure(case: Case, pairs: int = 7) -> Ratio:
         1e3 * statistics.median(times),
         difference,
         difference <= case.tolerance,
+        case.unit,
+        1 / statistics.median(ratios) if case.unit else None,
     )
 
 
-def run(cases: Sequence[Case], pairs: int = 7) -> list[Ratio]:
-    """Measure every case on one thread."""
+def run(cases: Iterable[Case], pairs: int = 7) -> Iterator[Ratio]:
+    """Measure case after case on one thread."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return [measure(case, pairs) for case in cases]
+        for case in cases:
+            yield measure(case, pairs)
     finally:
         torch.set_num_threads(before)
 

@@ -15,6 +15,10 @@ from xseg.heatmaps.registry import Method, Query, methods
 _SMALLEST = 1e-6
 
 
+# Classes whose gradients are taken at once: what lies above the target layer is small, its weights are not.
+_TOGETHER = 32
+
+
 class _FeatureGradient(Method):
     """What the CAM family shares: gradients of raw logits with respect to one (N,C,h,w) layer."""
 
@@ -47,7 +51,7 @@ class _FeatureGradient(Method):
             problem = not_a_map(classifier, query.layer, leaf)
             if problem:
                 raise UsageError(f"--method: {problem}")
-            maps = answer_by_gradient(query, leaf, logits, self._weigh)
+            maps = answer_by_gradient(query, leaf, logits, self._weigh, _TOGETHER)
         return maps.relu() if self.relu else maps
 
     def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:

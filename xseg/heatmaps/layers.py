@@ -82,7 +82,7 @@ def image_leaf(query: Query) -> Tensor:
 
 
 def answer_by_gradient(
-    query: Query, leaf: Tensor, logits: Tensor, reduce: Callable[[Tensor, Tensor], Tensor]
+    query: Query, leaf: Tensor, logits: Tensor, reduce: Callable[[Tensor, Tensor], Tensor], together: int = 1
 ) -> Tensor:
     """Gradients of each asked logit with respect to `leaf`, reduced to maps, in as many passes as there are rounds.
 
@@ -91,6 +91,7 @@ def answer_by_gradient(
         leaf: (N,...) what to differentiate by.
         logits: (N,C) as a function of `leaf`.
         reduce: turns gradients (p,...) and values (p,...) into maps (p,h,w).
+        together: rounds that share a pass, which then reads the weights once but holds so many gradients.
 
     Returns:
         (P,h,w) float32, or float64 where `leaf` is.
@@ -98,17 +99,27 @@ def answer_by_gradient(
     rounds = query.rounds()
     scale = HALF_GRADIENT_SCALE if logits.dtype == torch.float16 else 1.0
     values = leaf if query.create_graph else leaf.detach()
+    seeds = logits.new_zeros(len(rounds), *logits.shape)
+    for row, chosen in zip(seeds, rounds, strict=True):
+        row[query.image[chosen], query.target[chosen]] = scale
     maps: list[Tensor] = []
-    for number, chosen in enumerate(rounds):
-        image = query.image[chosen]
-        seeds = torch.zeros_like(logits)
-        seeds[image, query.target[chosen]] = scale
-        more = query.create_graph or number + 1 < len(rounds)
-        (gradient,) = torch.autograd.grad(logits, leaf, seeds, retain_graph=more, create_graph=query.create_graph)
-        with torch.autocast(leaf.device.type, enabled=False):
-            maps.append(reduce(single(gradient[image]) / scale, single(values[image])))
+    for start in range(0, len(rounds), together):
+        more = query.create_graph or start + together < len(rounds)
+        gradients = _gradients(logits, leaf, seeds[start : start + together], more, query.create_graph)
+        for gradient, chosen in zip(gradients, rounds[start : start + together], strict=True):
+            image = query.image[chosen]
+            with torch.autocast(leaf.device.type, enabled=False):
+                maps.append(reduce(single(gradient[image]) / scale, single(values[image])))
     answers = torch.cat(maps)
     return answers[torch.cat(rounds).argsort()]
+
+
+def _gradients(logits: Tensor, leaf: Tensor, seeds: Tensor, retain_graph: bool, create_graph: bool) -> Tensor:
+    """(R,N,...) for seeds (R,N,C)."""
+    options = {"retain_graph": retain_graph, "create_graph": create_graph}
+    if len(seeds) == 1:
+        return torch.autograd.grad(logits, leaf, seeds[0], **options)[0][None]
+    return torch.autograd.grad(logits, leaf, seeds, is_grads_batched=True, **options)[0]
 
 
 def single(values: Tensor) -> Tensor:
