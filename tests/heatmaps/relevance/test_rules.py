@@ -15,6 +15,7 @@ from xseg.errors import UsageError
 from xseg.heatmaps import methods
 from xseg.heatmaps.relevance.affine import Affine
 from xseg.heatmaps.relevance.composites import RuleSettings
+from xseg.heatmaps.relevance.method import grid
 from xseg.heatmaps.relevance.rules import Place
 
 RULES = ("zero", "epsilon", "gamma", "z-plus", "alpha-beta", "z-box", "flat", "w-square")
@@ -159,6 +160,40 @@ def test_composites_conserve_relevance_without_the_biases_share(composite):
     assert lost(classifier, [f"composite={composite}", "bias=false", "batch_norm=identity"]) < 1e-6
 
 
+def test_without_biases_rule_zero_is_input_times_gradient_through_everything(record_property):
+    classifier, images = everything(nn.ReLU, bias=False), normalised(3).double()
+    images.requires_grad_()
+    hook = classifier.net.squeeze.register_forward_hook(lambda module, inputs, output: output.detach())
+    (gradient,) = torch.autograd.grad(classifier(images)[:, 1].sum(), images)
+    hook.remove()
+    expected = (gradient * images).detach()
+    found = relevance(classifier, images.detach(), 1, ["composite=zero", "stabiliser=0"])
+    error = ((found - expected).abs().amax() / expected.abs().amax()).item()
+    record_property("error", error)
+    assert error < 1e-9
+
+
+class Twice(nn.Module):
+    """A convolution that is read by a batch norm and by a sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.fc = nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.Linear(6, 4)
+
+    def forward(self, x):
+        x = self.conv(x)
+        return self.fc((self.norm(x) + x).mean((2, 3)))
+
+
+def test_a_batch_norm_is_not_folded_into_a_convolution_that_something_else_reads():
+    classifier = with_statistics(wrap(Twice(), layer="conv").double())
+    exact = ["composite=zero", "stabiliser=0"]
+    assert lost(classifier, ["bias=false", *exact]) < 1e-9
+    with torch.no_grad():
+        walker = walker_of(classifier, normalised(1).double(), "lrp", exact)
+    assert [step.kind for step in walker.tape.steps] == ["convolution", "scale", "sum", "average", "dense"]
+
+
 def plain(norm=False):
     """Convolutions, ReLUs, a max-pool, a mean, two linear layers."""
 
@@ -178,6 +213,12 @@ def test_z_plus_gives_nothing_negative_for_a_positive_start():
         assert maps.min() >= 0
         assert maps.amax((1, 2)).min() > 0
     assert methods.create("lrp", ["composite=alpha-beta", "start=one"])(plain(norm=True), query).min() < 0
+
+
+def test_questions_make_a_table_of_classes_by_images():
+    table, row = grid(ask(normalised(3), [(2, 1), (0, 3), (2, 0), (2, 2)]))
+    assert table.tolist() == [[3, 0, 1], [3, 0, 0], [3, 0, 2]]  # an image with fewer repeats its last, or asks for 0
+    assert row.tolist() == [0, 0, 1, 2]
 
 
 @pytest.mark.parametrize("name", ["lrp", "clrp", "sglrp", "rap", "agf"])
@@ -216,8 +257,8 @@ def test_a_folded_batch_norm_is_part_of_its_convolution(composite):
 def test_a_batch_norm_after_a_transposed_convolution_is_folded_into_it():
     def upwards(groups):
         layers = OrderedDict(
-            down=nn.Conv2d(3, 4, 2, 2),
-            up=nn.ConvTranspose2d(4, 6, 2, 2, groups=groups),
+            down=nn.Conv2d(3, 6, 2, 2),
+            up=nn.ConvTranspose2d(6, 6, 2, 2, groups=groups),
             norm=nn.BatchNorm2d(6),
             pool=nn.AdaptiveAvgPool2d(1),
             flat=nn.Flatten(),
@@ -232,7 +273,7 @@ def test_a_batch_norm_after_a_transposed_convolution_is_folded_into_it():
         factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
         with torch.no_grad():
             for channel in range(6):
-                inputs = slice(None) if groups == 1 else slice(channel // 3 * 2, channel // 3 * 2 + 2)
+                inputs = slice(None) if groups == 1 else slice(channel // 3 * 3, channel // 3 * 3 + 3)
                 up.weight[inputs, channel % (6 // groups)] *= factor[channel]
             up.bias.copy_((up.bias - norm.running_mean) * factor + norm.bias)
         classifier.net.norm = nn.Identity()

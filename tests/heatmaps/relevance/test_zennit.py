@@ -80,7 +80,7 @@ def sums():
 
 
 def box(config):
-    mean, std = (torch.tensor(values).double().view(1, 3, 1, 1) for values in (config.mean, config.std))
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (config.mean, config.std))
     return {"low": -mean / std, "high": (1 - mean) / std}
 
 
