@@ -104,17 +104,18 @@ def _convert(text: str, kind: Any, setting: str) -> Any:  # noqa: ANN401 - the t
         if kind in (int, float, str):
             return kind(text)
         args = getattr(kind, "__args__", ())
-        if type(None) in args and text.lower() in {"none", "auto"}:
-            return None
-        for option in args:
-            if option is not type(None) and not isinstance(option, type):
-                if text in args:  # Literal["a", "b"]
-                    return text
-                break
-            if option in (int, float, str, bool):
-                return _convert(text, option, setting)
+        if type(None) in args:
+            if text.lower() in {"none", "auto"}:
+                return None
+            (some,) = (option for option in args if option is not type(None))
+            return _convert(text, some, setting)
+        if text in args:  # Literal["a", "b"]
+            return text
     except ValueError:
         pass
+    choices = getattr(kind, "__args__", ())
+    if choices and all(isinstance(choice, str) for choice in choices):
+        raise UsageError(f"--set {setting}: no such choice", f"one of {', '.join(choices)}")
     name = getattr(kind, "__name__", str(kind))
     raise UsageError(f"--set {setting}: {text!r} is not a valid {name}")
 
