@@ -280,3 +280,21 @@ def test_maps_that_cannot_be_differentiated_are_refused_with_those_that_can(name
     with pytest.raises(UsageError, match=f"the maps of {name} cannot be differentiated; those of .*cam") as found:
         create(name)(pooled(), ask(normalised(1), [(0, 0)], create_graph=True))
     assert all(able in str(found.value) for able in DIFFERENTIABLE)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_layer_is_refused_where_none_is_looked_at(name):
+    method, query = methods.create(name, CHEAP.get(name, [])), ask(normalised(1), [(0, 1)], layer="features")
+    if method.at_layer:
+        require_served(method, pooled(), "features")
+        assert len(method(pooled(), query)) == 1
+        return
+    with pytest.raises(UsageError, match="--layer features: this method looks at no single layer"):
+        require_served(method, pooled(), "features")
+    with pytest.raises(UsageError, match="--layer features: this method looks at no single layer"):
+        method(pooled(), query)
+
+
+@pytest.mark.parametrize("name", MODEL_NAMES)
+def test_a_network_in_double_precision_is_served(name):
+    require_served(methods.create(name, CHEAP.get(name, [])), pooled().double())

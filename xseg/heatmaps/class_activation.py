@@ -90,6 +90,7 @@ class ClassActivation(Method):
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
+    at_layer: ClassVar[bool] = True
     models: ClassVar[str] = "a global mean and a linear head after the target layer"
     cost: ClassVar[str] = "1 f"
     summary: ClassVar[str] = "class activation map: the head's weights applied at each place of the last feature map"

@@ -26,6 +26,7 @@ class _FeatureGradient(Method):
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
+    at_layer: ClassVar[bool] = True
     models: ClassVar[str] = "any with feature maps (N,C,h,w)"
     cost: ClassVar[str] = "1 f + K b of the layers above the target layer"
 
@@ -101,8 +102,8 @@ class LayerCam(_FeatureGradient):
 class HiResCam(_FeatureGradient):
     """ReLU(sum_c dy_k/dA_c * A_c), each place weighted by its own gradient of either sign (Draelos and Carin 2020).
 
-    Where a global mean and a linear head follow the layer this is Grad-CAM over the layer's area, and where a single
-    linear layer follows, the map sums to the logit without its bias.
+    Where a global mean and a linear head follow the layer this is Grad-CAM, and where a single linear layer follows,
+    the map sums to the logit without its bias.
 
     Args:
         relu: drop evidence against the class; the paper shows the signed map.

@@ -128,11 +128,11 @@ def single(values: Tensor) -> Tensor:
 
 
 def probe_images(classifier: Classifier) -> Tensor:
-    """One normalised image (1,3,H,W) of noise, always the same, at the classifier's input size and on its device."""
+    """One normalised image (1,3,H,W) of noise, always the same, in the classifier's input size, type and device."""
     # Noise, so that no accidental symmetry makes a network look as if it pooled and projected.
     height, width = classifier.config.input_size
     noise = generator(0, "probe").standard_normal((1, 3, height, width), dtype="float32")
-    return torch.from_numpy(noise).to(next(classifier.parameters()).device)
+    return torch.from_numpy(noise).to(next(classifier.parameters()))
 
 
 def not_a_map(classifier: Classifier, layer: str | None, found: Tensor) -> str | None:

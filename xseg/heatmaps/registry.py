@@ -71,6 +71,7 @@ class Method(ABC):
     class_specific: ClassVar[bool]  #: maps of two classes of one image differ
     needs_model: ClassVar[bool] = True  #: looks at the classifier and the picture at all
     differentiable: ClassVar[bool] = False  #: answers a query with `create_graph`
+    at_layer: ClassVar[bool] = False  #: looks at one layer's feature maps, which `Query.layer` may choose
     summary: ClassVar[str]  #: one line for `xseg methods`
     source: ClassVar[str]  #: the paper it comes from
     models: ClassVar[str]  #: the networks it serves, in a few words
@@ -126,6 +127,7 @@ def _refusing(answer: Answer) -> Answer:
             name = next((name for name, cls in methods if cls is type(self)), type(self).__name__)
             able = ", ".join(name for name, cls in methods if cls.differentiable)
             raise UsageError(f"--method: the maps of {name} cannot be differentiated; those of {able} can")
+        _refuse_layer(self, query.layer)
         return answer(self, classifier, query)
 
     return checked
@@ -138,8 +140,17 @@ def require_served(method: Method, classifier: Classifier, layer: str | None = N
     """Refuse a method that cannot explain this classifier, before any image is read.
 
     Raises:
-        UsageError: with the method's own reason.
+        UsageError: with the method's own reason, or because a layer was chosen for a method that looks at none.
     """
+    _refuse_layer(method, layer)
     reason = method.serves(classifier, layer)
     if reason is not None:
         raise UsageError(f"--method: {reason}")
+
+
+def _refuse_layer(method: Method, layer: str | None) -> None:
+    if layer is not None and not method.at_layer:
+        able = ", ".join(name for name, cls in methods if cls.at_layer)
+        raise UsageError(
+            f"--layer {layer}: this method looks at no single layer", f"leave it out, or use one of {able}"
+        )

@@ -46,6 +46,7 @@ class ScoreCam(Method):
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
+    at_layer: ClassVar[bool] = True
     models: ClassVar[str] = "any with feature maps (N,C,h,w)"
     cost: ClassVar[str] = "1 f + one f per channel of the target layer, whatever K"
     summary: ClassVar[str] = "feature maps weighted by the class's score for the picture masked by each; no gradients"

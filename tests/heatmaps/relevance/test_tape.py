@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.heatmaps.nets import ask, normalised, pooled, wrap
+from tests.heatmaps.nets import ask, normalised, wrap
 from tests.heatmaps.relevance.nets import relevance
 from xseg.errors import UsageError
 from xseg.heatmaps import methods
@@ -271,14 +271,6 @@ def test_a_network_that_does_not_look_at_the_image_is_refused():
     )
     found = methods.create("lrp").serves(wrap(Blind(), layer="fc"))
     assert found == f"no relevance rule for the network (Blind: forward); {INSTEAD}"
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_a_layer_of_ones_own_is_refused(name):
-    classifier = pooled()
-    with pytest.raises(UsageError, match="--layer features: relevance goes back to the image"):
-        methods.create(name)(classifier, ask(normalised(1), [(0, 1)], layer="features"))
-    assert "--layer features: relevance goes back to the image" in methods.create(name).serves(classifier, "features")
 
 
 @pytest.mark.parametrize("name", NAMES)

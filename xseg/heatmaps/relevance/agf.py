@@ -234,11 +234,9 @@ class AgfWalker(Walker):
 
     def _shifted(self, relevance: Tensor, residual: Tensor) -> Tensor:
         """The residual added and its sum taken away again evenly (paper, Definition 2)."""
-        total = residual.sum((2, 3, 4), keepdim=True)
-        if self._options.variant == "paper":
-            return relevance + residual - total / relevance[0, 0].numel()
         where = (relevance != 0).to(relevance)
-        return relevance + residual - where * total / where.sum((2, 3, 4), keepdim=True).clamp(min=1)
+        share = residual.sum((2, 3, 4), keepdim=True) / where.sum((2, 3, 4), keepdim=True).clamp(min=1)
+        return relevance + residual - (share if self._options.variant == "paper" else where * share)
 
 
 def _agreement(x: Tensor, gradient: Tensor) -> Tensor:

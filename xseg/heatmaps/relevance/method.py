@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 
 from xseg.classifier.model import Classifier
-from xseg.errors import UsageError
 from xseg.heatmaps.layers import evaluating, image_leaf, probe_images, single
 from xseg.heatmaps.registry import Method, Query
 from xseg.heatmaps.relevance.replay import replayed
@@ -18,7 +17,6 @@ from xseg.heatmaps.relevance.walk import INSTEAD, Walker
 ROWS = 8
 # Largest difference between recorded or replayed and plain logits, as a fraction of the largest logit.
 _AGREEMENT = 1e-3
-_NO_LAYER, _WITHOUT = "relevance goes back to the image, past all layers", "leave it out, or use grad-cam"
 
 
 class RelevanceMethod(Method):
@@ -41,8 +39,6 @@ class RelevanceMethod(Method):
 
     def serves(self, classifier: Classifier, layer: str | None = None) -> str | None:
         """Record a noise image, look for a rule for every step on the way back, and for ways that leave no step."""
-        if layer is not None:
-            return f"--layer {layer}: {_NO_LAYER}; {_WITHOUT}"
         images = probe_images(classifier)
         others = 0.7 * images.flip(2) + 0.1  # with another mean, size and largest value
         with evaluating(classifier), torch.no_grad():
@@ -64,8 +60,6 @@ class RelevanceMethod(Method):
         Raises:
             UsageError: a layer without a rule.
         """
-        if query.layer is not None:
-            raise UsageError(f"--layer {query.layer}: {_NO_LAYER}", _WITHOUT)
         images = image_leaf(query) if self.needs_gradients else query.images
         tape = record(classifier, images, graph=self.needs_gradients, create_graph=query.create_graph)
         with torch.set_grad_enabled(query.create_graph), torch.autocast(images.device.type, enabled=False):
