@@ -72,6 +72,6 @@ def test_the_family_equals_the_peer_library(record_property, method, name, which
     assert found.shape == expected.shape
     assert np.ptp(expected, (1, 2)).max() > 0
     error = np.abs(found - expected).max() / expected.max()
-    record_property("error", error)
+    record_property("error", float(error))
     print(f"\n{method} {name} {layer} {error:.1e}")
     assert error < 1e-4

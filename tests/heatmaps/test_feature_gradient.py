@@ -114,7 +114,7 @@ def test_grad_cam_equals_the_published_baseline(shared, record_property, name):
     maps = maps / maps.amax((1, 2), keepdim=True)  # the published code scales before it resizes
     found = resize_maps(maps, images.shape[2:]).reshape(arrays["map/gradcam_baseline"].shape).numpy()
     error = np.abs(found - arrays["map/gradcam_baseline"]).max()
-    record_property("error", error)
+    record_property("error", float(error))
     assert error < 1e-12
 
 

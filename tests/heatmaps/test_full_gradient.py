@@ -24,7 +24,7 @@ def test_agf_equals_the_published_baseline(shared, record_property, name):
     )
     expected = arrays["map/fullgrad"]
     error = np.abs(found.reshape(expected.shape).numpy() - expected).max() / expected.max()
-    record_property("error", error)
+    record_property("error", float(error))
     assert error < 1e-12
 
 
@@ -35,7 +35,7 @@ def test_all_terms_sum_to_the_logit(shared, record_property, name, fold):
     images = torch.from_numpy(arrays["input"]).double()
     found = rebuilt_logits(classifier, ask(images, [(i, k) for i in range(2) for k in range(5)]), fold)
     error = np.abs(found.reshape(2, 5).numpy() - arrays["logits"]).max()
-    record_property("error", error)
+    record_property("error", float(error))
     assert error < 1e-12
 
 

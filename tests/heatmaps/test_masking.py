@@ -50,7 +50,7 @@ def test_occlusion_equals_captums(window, stride, shape, fill, record_property):
             target=target,
         )
         error = (row - expected[0, 0]).abs().max() / expected.abs().max()
-        record_property("error", error.item())
+        record_property("error", float(error.item()))
         assert error < 1e-6
 
 
@@ -121,7 +121,7 @@ def test_rise_equals_the_published_formula(cells, keep, shape, probability, reco
             expected += scores(classifier, shown, probability)[0, target].item() * mask
         expected /= 20 * keep
         error = np.abs(row - expected).max() / np.abs(expected).max()
-        record_property("error", error)
+        record_property("error", float(error))
         assert error < 1e-9
 
 

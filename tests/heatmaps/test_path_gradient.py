@@ -74,7 +74,7 @@ def test_integrated_gradients_equal_captums(shared, name, record_property):
     black = classifier.normalise(torch.zeros_like(query.images[:1]))
     expected = captum_maps(IntegratedGradients(classifier).attribute, query, baselines=black, n_steps=11)
     error = relative(path_gradient.IntegratedGradients(steps=11)(classifier, query), expected)
-    record_property("error", error)
+    record_property("error", float(error))
     assert error < 1e-6  # Captum's step sizes are single precision
 
 
@@ -91,7 +91,7 @@ def test_integrated_gradients_equal_the_published_codes(shared, name, record_pro
     method = path_gradient.IntegratedGradients(variant="agf")
     maps = method(classifier, ask(images, [(i, int(k)) for k in arrays["targets"] for i in range(2)]))
     error = relative(maps.view(2, 2, 1, *images.shape[2:]), arrays["map/intgrad"])
-    record_property("error", error)
+    record_property("error", float(error))
     assert error < 1e-2  # the first point is the zero image, where rounding decides between equal maxima
     assert not method.is_signed
 
@@ -156,7 +156,7 @@ def test_gradient_shap_equals_captums_with_its_draws(shared, monkeypatch, record
         choice = torch.as_tensor(choice).view(2, 6)
         draw = [PathDraw(place[:, s].view(-1, 1, 1, 1), options[choice[:, s]], noise[:, s]) for s in range(6)]
         errors.append(relative(expected_gradients(classifier, query, draw.__getitem__, 6, 4).sum(1), expected))
-    record_property("error", max(errors))
+    record_property("error", float(max(errors)))
     assert max(errors) < 1e-9
 
 
@@ -203,7 +203,7 @@ def test_smooth_gradients_equal_the_published_codes_with_its_noise(shared, name,
     noise = torch.from_numpy(arrays["smoothgrad/noise"]).double()
     maps = noisy_gradients(classifier, query, lambda i: deviation * noise[:, i], 4, 3).abs().sum(1)
     error = relative(maps.view(2, 2, 1, *images.shape[2:]), arrays["map/smoothgrad"])
-    record_property("error", error)
+    record_property("error", float(error))
     assert error < 1e-6
 
 

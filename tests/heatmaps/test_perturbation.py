@@ -81,7 +81,7 @@ def test_maps_equal_the_slow_ones(activation, settings, shape, record_property):
     for row, (image, target) in zip(maps, PAIRS, strict=True):
         expected = rederived(classifier, query.images[image], target, f"image{image}", method, 4)
         error = (row - expected).abs().max().item()
-        record_property("error", error)
+        record_property("error", float(error))
         assert error < 1e-6
         assert 0 < expected.max() <= 1
 

@@ -89,7 +89,7 @@ def test_a_loss_on_maps_moves_every_layer_as_finite_differences_say(record_prope
         expected = (values[0] - values[1]) / 2e-6
         slope = sum((g * d).sum() for g, d in zip(found, directions, strict=True) if g is not None)
         errors.append(((slope - expected).abs() / expected.abs().clamp(min=1e-3)).item())
-    record_property("error", max(errors))
+    record_property("error", float(max(errors)))
     assert max(errors) < 1e-3
 
 

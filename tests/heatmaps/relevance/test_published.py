@@ -67,7 +67,7 @@ def test_no_fixture_is_left_out(given):
 def test_maps_equal_the_published_ones(given, record_property, name, key):
     classifier, arrays = given(name)
     error = deviation(maps_of(classifier, arrays, key, torch.float64), arrays[f"map/{key}"][:, :, 0])
-    record_property("error", error)
+    record_property("error", float(error))
     # the published code of basic blocks loses digits itself: 1e-3 in float32 (see the file's f32dev)
     assert error < (1e-5 if name == "agf_resnet_basic" and key.startswith("agf") else 1e-6)
 
@@ -76,7 +76,7 @@ def test_maps_equal_the_published_ones(given, record_property, name, key):
 def test_maps_in_single_precision_equal_the_published_ones(given, record_property, name, key):
     classifier, arrays = given(name)
     error = deviation(maps_of(classifier, arrays, key, torch.float32), arrays[f"map/{key}"][:, :, 0])
-    record_property("error", error)
+    record_property("error", float(error))
     assert error < (1e-2 if name == "agf_resnet_basic" and key.startswith("agf") else 1e-4)
 
 
@@ -103,6 +103,6 @@ def test_relevance_at_the_input_of_each_layer_equals_the_published_one(
         expected, found = arrays[f"{stream}/rel/{path}"], arrived[steps[0].sources[0]].numpy()
         axes = tuple(range(2, expected.ndim))
         errors[path] = (np.abs(found - expected).max(axes) / np.abs(expected).max(axes)).max()
-    record_property("error", max(errors.values()))
+    record_property("error", float(max(errors.values())))
     assert len(errors) >= 8
     assert max(errors.values()) < 1e-5, errors

@@ -63,7 +63,7 @@ def check(rule, kind, function, matrix, given, options, nonnegative, record_prop
         vectors = (value.numpy().ravel() for value in (x[n], r[k, n]))
         expected = distribute(rule, matrix, biases, *vectors, low=LOW, high=HIGH, **CONSTANTS)
         errors.append(np.abs(found[k, n].numpy().ravel() - expected).max() / np.abs(expected).max())
-    record_property("error", max(errors))
+    record_property("error", float(max(errors)))
     assert max(errors) < 1e-12
 
 
@@ -139,7 +139,7 @@ def test_without_the_biases_share_relevance_is_conserved_through_everything(reco
     modes = ["identity"] if norm and rule in ("z-plus", "alpha-beta") else ["identity", "folded"]
     for mode in modes:
         error = lost(classifier, ["bias=false", f"batch_norm={mode}", *same_everywhere(rule)])
-        record_property("error", error)
+        record_property("error", float(error))
         assert error < 1e-6
     assert rule == "flat" or lost(classifier, same_everywhere(rule)) > 1e-2
 
@@ -150,7 +150,7 @@ def test_without_biases_relevance_is_conserved_through_any_activation(record_pro
     # what is 0 has no share of a sum, so flat rules are for the layer that reads the image if activations are 0
     places = [f"first={rule}", "conv=zero"] if rule in ("flat", "w-square") else same_everywhere(rule)
     error = lost(everything(act, bias=False), places)
-    record_property("error", error)
+    record_property("error", float(error))
     assert error < 1e-6
 
 
@@ -169,7 +169,7 @@ def test_without_biases_rule_zero_is_input_times_gradient_through_everything(rec
     expected = (gradient * images).detach()
     found = relevance(classifier, images.detach(), 1, ["composite=zero", "stabiliser=0"])
     error = ((found - expected).abs().amax() / expected.abs().amax()).item()
-    record_property("error", error)
+    record_property("error", float(error))
     assert error < 1e-9
 
 
@@ -294,7 +294,7 @@ def test_relevance_passes_an_identical_batch_norm_as_if_it_were_not_there(record
     expected = distribute("z-plus", matrix, shift, x, at_head, **constants)
     found = relevance(classifier, image, 3, ["batch_norm=identity"]).numpy().ravel()
     error = np.abs(found - expected).max() / np.abs(expected).max()
-    record_property("error", error)
+    record_property("error", float(error))
     assert error < 1e-12
 
 

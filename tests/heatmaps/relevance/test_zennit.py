@@ -118,7 +118,7 @@ def compare(classifier, composite, settings, record_property):
     found = relevance(classifier, images, TARGET, settings)
     assert expected.abs().amax() > 0
     error = ((found - expected).abs().amax((1, 2, 3)) / expected.abs().amax((1, 2, 3))).max().item()
-    record_property("error", error)
+    record_property("error", float(error))
     assert error < 1e-6
 
 
