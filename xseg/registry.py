@@ -75,9 +75,15 @@ class Registry(Generic[T]):
             entry.load()
 
 
+def memory_only(default: int) -> Any:  # noqa: ANN401 - as dataclasses.field, whatever the field's type
+    """A field that decides how much memory is used and not what comes out, like a batch size."""
+    return dataclasses.field(default=default, metadata={"memory_only": True})
+
+
 def parameters(instance: Any) -> dict[str, Any]:  # noqa: ANN401 - any dataclass
-    """Field values of a registered dataclass instance, as they enter an artifact's `params`."""
-    return dataclasses.asdict(instance)
+    """Field values of a registered dataclass instance that decide its results, as they enter an artifact's `params`."""
+    decided = (field.name for field in dataclasses.fields(instance) if not field.metadata.get("memory_only"))
+    return {name: getattr(instance, name) for name in decided}
 
 
 def parse_settings(cls: type, settings: Sequence[str], owner: str) -> dict[str, Any]:

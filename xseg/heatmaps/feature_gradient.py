@@ -7,9 +7,8 @@ import torch
 from torch import Tensor
 
 from xseg.classifier.model import Classifier
-from xseg.errors import UsageError
-from xseg.heatmaps.layers import answer_by_gradient, evaluating, forward_from, not_a_map, probe_images
-from xseg.heatmaps.registry import Method, Query, methods
+from xseg.heatmaps.layers import LayerMaps, answer_by_gradient, evaluating
+from xseg.heatmaps.registry import Query, methods
 
 # Of Grad-CAM++'s denominators, as in pytorch-grad-cam.
 _SMALLEST = 1e-6
@@ -19,27 +18,19 @@ _SMALLEST = 1e-6
 _TOGETHER = 32
 
 
-class _FeatureGradient(Method):
+class _FeatureGradient(LayerMaps):
     """What the CAM family shares: gradients of raw logits with respect to one (N,C,h,w) layer."""
 
     relu: bool
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
-    at_layer: ClassVar[bool] = True
-    models: ClassVar[str] = "any with feature maps (N,C,h,w)"
     cost: ClassVar[str] = "1 f + K b of the layers above the target layer"
 
     @property
     def is_signed(self) -> bool:
         """Signed without ReLU."""
         return not self.relu
-
-    def serves(self, classifier: Classifier, layer: str | None = None) -> str | None:
-        """Run a noise image and look at the shape of the target layer's output."""
-        with evaluating(classifier):
-            leaf, _ = forward_from(classifier, probe_images(classifier), layer)
-        return not_a_map(classifier, layer, leaf)
 
     def __call__(self, classifier: Classifier, query: Query) -> Tensor:
         """Maps (P,h,w) at the resolution of the target layer; all classes share one forward pass.
@@ -48,10 +39,7 @@ class _FeatureGradient(Method):
             UsageError: the layer's output is not (N,C,h,w), or the logits do not depend on it.
         """
         with evaluating(classifier, query.create_graph):
-            leaf, logits = forward_from(classifier, query.images, query.layer, query.create_graph)
-            problem = not_a_map(classifier, query.layer, leaf)
-            if problem:
-                raise UsageError(f"--method: {problem}")
+            leaf, logits = self.features(classifier, query)
             maps = answer_by_gradient(query, leaf, logits, self._weigh, _TOGETHER)
         return maps.relu() if self.relu else maps
 

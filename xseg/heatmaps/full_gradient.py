@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from xseg.classifier.model import Classifier
 from xseg.heatmaps.batches import sides_of
-from xseg.heatmaps.layers import HALF_GRADIENT_SCALE, evaluating, image_leaf, single
+from xseg.heatmaps.layers import evaluating, gradient_seeds, image_leaf, in_order, single
 from xseg.heatmaps.registry import Method, Query, methods
 
 
@@ -124,16 +124,14 @@ def _terms(
             logits = classifier(leaf.clone())  # a copy, so that the network may work in place
     layers = [layer for layer in biases.found if len(layer.output) == len(leaf)]
     pixels = single(leaf if query.create_graph else leaf.detach())
-    scale = HALF_GRADIENT_SCALE if logits.dtype == torch.float16 else 1.0
     rounds = query.rounds()
+    seeds, scale = gradient_seeds(query, rounds, logits)
     for number, chosen in enumerate(rounds):
         image = query.image[chosen]
-        seeds = torch.zeros_like(logits)
-        seeds[image, query.target[chosen]] = scale
         gradients = torch.autograd.grad(
             logits,
             [leaf, *(layer.output for layer in layers)],
-            seeds,
+            seeds[number],
             retain_graph=query.create_graph or number + 1 < len(rounds),
             create_graph=query.create_graph,
             materialize_grads=True,  # zeros for layers that do not lead to the logits
@@ -156,7 +154,7 @@ def rebuilt_logits(classifier: Classifier, query: Query, fold: bool = False) -> 
     for chosen, pixels, layers in _terms(classifier, query, fold):
         rounds.append(chosen)
         sums.append(torch.stack([term.flatten(1).sum(1) for term in (pixels, *(term for _, term in layers))]).sum(0))
-    return torch.cat(sums)[torch.cat(rounds).argsort()]
+    return in_order(sums, rounds)
 
 
 @methods.register("full-grad")
@@ -201,7 +199,7 @@ class FullGradient(Method):
                     if layer.has_places:
                         total = total + self._resized(self._scaled(term).sum(1), sides_of(pixels))
             maps.append(total)
-        return torch.cat(maps)[torch.cat(rounds).argsort()]
+        return in_order(maps, rounds)
 
     def _scaled(self, terms: Tensor) -> Tensor:
         """Absolute values of (p,F,h,w), brought to [0,1] per image; a constant one is all zeros."""

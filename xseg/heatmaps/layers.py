@@ -1,7 +1,8 @@
 """Running a classifier from one layer on, and asking for many gradients of one forward pass."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from xseg.classifier.capture import capture, module_at
 from xseg.classifier.model import Classifier
 from xseg.errors import UsageError
-from xseg.heatmaps.registry import Query
+from xseg.heatmaps.registry import Method, Query
 from xseg.seeding import generator
 
 # Gradients of float16 logits are scaled by this power of two on their way down, or they vanish below 6e-8.
@@ -97,11 +98,8 @@ def answer_by_gradient(
         (P,h,w) float32, or float64 where `leaf` is.
     """
     rounds = query.rounds()
-    scale = HALF_GRADIENT_SCALE if logits.dtype == torch.float16 else 1.0
+    seeds, scale = gradient_seeds(query, rounds, logits)
     values = leaf if query.create_graph else leaf.detach()
-    seeds = logits.new_zeros(len(rounds), *logits.shape)
-    for row, chosen in zip(seeds, rounds, strict=True):
-        row[query.image[chosen], query.target[chosen]] = scale
     maps: list[Tensor] = []
     for start in range(0, len(rounds), together):
         more = query.create_graph or start + together < len(rounds)
@@ -110,8 +108,21 @@ def answer_by_gradient(
             image = query.image[chosen]
             with torch.autocast(leaf.device.type, enabled=False):
                 maps.append(reduce(single(gradient[image]) / scale, single(values[image])))
-    answers = torch.cat(maps)
-    return answers[torch.cat(rounds).argsort()]
+    return in_order(maps, rounds)
+
+
+def gradient_seeds(query: Query, rounds: Sequence[Tensor], logits: Tensor) -> tuple[Tensor, float]:
+    """What to start backward passes with: (R,N,C), a number at each round's asked logits (N,C), and that number."""
+    scale = HALF_GRADIENT_SCALE if logits.dtype == torch.float16 else 1.0
+    seeds = logits.new_zeros(len(rounds), *logits.shape)
+    for row, chosen in zip(seeds, rounds, strict=True):
+        row[query.image[chosen], query.target[chosen]] = scale
+    return seeds, scale
+
+
+def in_order(answers: Sequence[Tensor], rounds: Sequence[Tensor]) -> Tensor:
+    """The answers of all rounds, (p,...) each, as (P,...) in the order of the questions."""
+    return torch.cat(list(answers))[torch.cat(list(rounds)).argsort()]
 
 
 def _gradients(logits: Tensor, leaf: Tensor, seeds: Tensor, retain_graph: bool, create_graph: bool) -> Tensor:
@@ -144,3 +155,28 @@ def not_a_map(classifier: Classifier, layer: str | None, found: Tensor) -> str |
     if found.ndim != 4:
         return f"{where} has shape {tuple(found.shape)}, needed (N,C,h,w); use input-x-gradient"
     return None
+
+
+class LayerMaps(Method):
+    """What methods share that read the feature maps (N,C,h,w) of one layer, the classifier's own or `Query.layer`."""
+
+    at_layer: ClassVar[bool] = True
+    models: ClassVar[str] = "any with feature maps (N,C,h,w)"
+
+    def serves(self, classifier: Classifier, layer: str | None = None) -> str | None:
+        """Run a noise image and look at the shape of the layer's output."""
+        with evaluating(classifier):
+            leaf, _ = forward_from(classifier, probe_images(classifier), layer)
+        return not_a_map(classifier, layer, leaf)
+
+    def features(self, classifier: Classifier, query: Query) -> tuple[Tensor, Tensor]:
+        """The feature maps (N,C,h,w), and the logits (N,C) as a function of them; inside `evaluating`.
+
+        Raises:
+            UsageError: the layer's output is not (N,C,h,w), or the logits do not depend on it.
+        """
+        leaf, logits = forward_from(classifier, query.images, query.layer, query.create_graph)
+        problem = not_a_map(classifier, query.layer, leaf)
+        if problem:
+            raise UsageError(f"--method: {problem}")
+        return leaf, logits

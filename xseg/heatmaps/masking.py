@@ -14,6 +14,7 @@ from xseg.heatmaps.cells import linear_weights, windows
 from xseg.heatmaps.layers import evaluating, single
 from xseg.heatmaps.registry import Method, Query, methods
 from xseg.heatmaps.sampling import class_scores, require_positive
+from xseg.registry import memory_only
 from xseg.seeding import generator
 
 
@@ -37,7 +38,7 @@ class Occlusion(Method):
     stride: int | None = None
     fill: Baseline = "zero"
     score: Literal["logit", "probability"] = "logit"
-    chunk: int = 8
+    chunk: int = memory_only(8)
 
     signed: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
@@ -117,7 +118,7 @@ class Rise(Method):
     keep: float = 0.5
     fill: Baseline = "zero"
     score: Literal["logit", "probability"] = "probability"
-    chunk: int = 8
+    chunk: int = memory_only(8)
 
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True

@@ -12,6 +12,7 @@ from xseg.errors import UsageError
 from xseg.heatmaps.layers import image_leaf
 from xseg.heatmaps.registry import Method, Query, methods
 from xseg.heatmaps.sampling import normal, require_positive, summed_gradients
+from xseg.registry import memory_only
 
 _SAMPLES = {"paper": 50, "official": 100, "agf": 50}
 _NOISE = {"paper": 0.15, "official": 0.15, "agf": 4.0}
@@ -85,7 +86,7 @@ class SmoothGrad(Method):
     noise: float | None = None
     absolute: bool = True
     squared: bool = False
-    chunk: int = 4
+    chunk: int = memory_only(4)
 
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True

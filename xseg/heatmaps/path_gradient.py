@@ -14,6 +14,7 @@ from xseg.heatmaps.baselines import Baseline, baseline_images
 from xseg.heatmaps.layers import image_leaf
 from xseg.heatmaps.registry import Method, Query, methods
 from xseg.heatmaps.sampling import normal, require_positive, summed_gradients
+from xseg.registry import memory_only
 from xseg.seeding import generator
 
 _AGF_STEPS = 100
@@ -62,7 +63,7 @@ class IntegratedGradients(Method):
     steps: int | None = None
     rule: Literal["auto", "gauss-legendre", "trapezoid", "midpoint"] = "auto"
     baseline: Literal["auto", "black", "white", "zero", "mean", "blur"] = "auto"
-    chunk: int = 4
+    chunk: int = memory_only(4)
 
     signed: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True
@@ -168,7 +169,7 @@ class GradientShap(Method):
     samples: int = 20
     baselines: str = "black,white"
     noise: float = 0.0
-    chunk: int = 4
+    chunk: int = memory_only(4)
 
     signed: ClassVar[bool] = True
     class_specific: ClassVar[bool] = True

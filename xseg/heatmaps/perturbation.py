@@ -13,6 +13,7 @@ from xseg.heatmaps.cells import linear_weights
 from xseg.heatmaps.layers import HALF_GRADIENT_SCALE, evaluating, single
 from xseg.heatmaps.registry import Method, Query, methods
 from xseg.heatmaps.sampling import require_positive
+from xseg.registry import memory_only
 from xseg.seeding import generator
 
 
@@ -66,7 +67,7 @@ class MeaningfulPerturbation(Method):
     beta: float = 3.0
     noise: float = 0.2
     rate: float = 0.1
-    chunk: int = 16
+    chunk: int = memory_only(16)
 
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True

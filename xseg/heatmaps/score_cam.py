@@ -10,15 +10,16 @@ from torch.nn import functional
 from xseg.classifier.model import Classifier
 from xseg.errors import UsageError
 from xseg.heatmaps.batches import sides_of
-from xseg.heatmaps.layers import evaluating, forward_from, not_a_map, probe_images, single
-from xseg.heatmaps.registry import Method, Query, methods
+from xseg.heatmaps.layers import LayerMaps, evaluating, single
+from xseg.heatmaps.registry import Query, methods
+from xseg.registry import memory_only
 
 Variant = Literal["official", "pytorch-grad-cam"]
 
 
 @methods.register("score-cam")
 @dataclass(frozen=True)
-class ScoreCam(Method):
+class ScoreCam(LayerMaps):
     """ReLU(sum_c w_c A_c), w_c the class's score for the picture times A_c scaled to [0,1] (Wang et al. 2020).
 
     Two computations were published, and they differ:
@@ -41,13 +42,11 @@ class ScoreCam(Method):
 
     variant: Variant = "official"
     channels: int | None = None
-    chunk: int = 16
+    chunk: int = memory_only(16)
 
     signed: ClassVar[bool] = False
     class_specific: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
-    at_layer: ClassVar[bool] = True
-    models: ClassVar[str] = "any with feature maps (N,C,h,w)"
     cost: ClassVar[str] = "1 f + one f per channel of the target layer, whatever K"
     summary: ClassVar[str] = "feature maps weighted by the class's score for the picture masked by each; no gradients"
     source: ClassVar[str] = "Wang et al. 2020, arXiv:1910.01279"
@@ -58,12 +57,6 @@ class ScoreCam(Method):
         if self.chunk < 1:
             raise UsageError(f"--set chunk={self.chunk}: needs at least 1 picture per forward pass")
 
-    def serves(self, classifier: Classifier, layer: str | None = None) -> str | None:
-        """Run a noise image and look at the shape of the target layer's output."""
-        with evaluating(classifier):
-            leaf, _ = forward_from(classifier, probe_images(classifier), layer)
-        return not_a_map(classifier, layer, leaf)
-
     def __call__(self, classifier: Classifier, query: Query) -> Tensor:
         """Maps (P,H,W) at the resolution of the images, or (P,h,w) of the target layer for `pytorch-grad-cam`.
 
@@ -72,10 +65,7 @@ class ScoreCam(Method):
         """
         graph = query.create_graph
         with evaluating(classifier, graph):
-            leaf, _ = forward_from(classifier, query.images, query.layer, graph)
-            problem = not_a_map(classifier, query.layer, leaf)
-            if problem:
-                raise UsageError(f"--method: {problem}")
+            leaf, _ = self.features(classifier, query)
             with torch.set_grad_enabled(graph):
                 features = self._chosen(single(leaf))
                 weights = self._weights(classifier, query.images, features)

@@ -13,11 +13,10 @@ from xseg.heatmaps.relevance.affine import Affine
 from xseg.heatmaps.relevance.composites import bounds_of_image, first_layers, require_one_of
 from xseg.heatmaps.relevance.factorization import foreground
 from xseg.heatmaps.relevance.method import RelevanceMethod
+from xseg.heatmaps.relevance.operations import AFFINE
 from xseg.heatmaps.relevance.rules import Box, Place, divide_as_published, share_by_magnitude, sum_of
 from xseg.heatmaps.relevance.tape import Step, Tape
 from xseg.heatmaps.relevance.walk import Walker
-
-_AFFINE = ("convolution", "transposed", "dense", "scale")
 
 
 @methods.register("agf")
@@ -58,7 +57,7 @@ class Agf(RelevanceMethod):
     needs_gradients: ClassVar[bool] = True
     summary: ClassVar[str] = "attribution guided by factorizing inputs and gradients, layer by layer: sharp, per class"
     source: ClassVar[str] = "Gur, Ali and Wolf 2021, arXiv:2012.02166"
-    cost: ClassVar[str] = "1 f + about 1 f + K (1 b + 3 b)"
+    cost: ClassVar[str] = "2 f + 3 or 4 K b"
 
     def __post_init__(self) -> None:
         require_one_of("variant", self.variant, ("code", "paper"))
@@ -90,7 +89,7 @@ def contrast(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         (K,N).
     """
-    own = logits[torch.arange(len(logits), device=logits.device), target]
+    own = _own(logits, target)
     if logits.shape[1] == 1:
         return own
     away = logits - own[..., None]
@@ -111,9 +110,9 @@ class AgfWalker(Walker):
         super().__init__(tape, divide_as_published)
         self._options = options
         self._uses = tape.uses()
-        self._makers = {step.target: step for step in tape.steps}
+        self._makers = tape.makers()
         self._firsts = first_layers(tape)
-        self._last = next((step for step in reversed(tape.steps) if step.kind in _AFFINE), None)
+        self._last = next((step for step in reversed(tape.steps) if step.kind in AFFINE), None)
         self._plain = _end_of_branch(tape)
         self._gradients: dict[int, Tensor] = {}
 
@@ -130,7 +129,7 @@ class AgfWalker(Walker):
         return self.walk(self.source(self._last) * self._gradients[number], number)
 
     def _take_gradients(self, totals: Sequence[Tensor], create_graph: bool) -> None:
-        numbers = sorted({number for step in self.tape.steps if step.kind in _AFFINE for number in self._ends(step)})
+        numbers = sorted({number for step in self.tape.steps if step.kind in AFFINE for number in self._ends(step)})
         values = [self.tape.values[number] for number in numbers]
         rows = [
             torch.autograd.grad(row, values, retain_graph=True, create_graph=create_graph, allow_unused=True)
@@ -145,20 +144,9 @@ class AgfWalker(Walker):
         # the gradient at the input is that through this layer alone only if no other step reads the input
         return (source, step.target) if self._uses[source] == 1 or step is self._last else (step.target,)
 
-    def join(self, number: int, parts: list[Tensor]) -> Tensor:
-        """The sum; it is lost where the value is 0."""
-        total = sum_of(parts)
-        return total * (self.tape.value(number) != 0) if len(parts) > 1 else total
-
     def activation(self, step: Step, r: Tensor) -> Tensor:
         """X dZ/dX Phi / Z for ReLUs, which is Phi where Z is not 0; smooth ones pass it on (our extension)."""
-        z = self.value(step)
-        rectified = "relu" in getattr(step.function, "__name__", "")
-        return z * divide_as_published(r, z) if rectified else r
-
-    def maximum(self, step: Step, r: Tensor) -> Tensor:
-        """In proportion to the contributions, of which the winner's is the only one."""
-        return self.average(step, r)
+        return self.divide.kept(r, self.value(step)) if "relu" in getattr(step.function, "__name__", "") else r
 
     def affine(self, step: Step, layer: Affine, r: Tensor) -> Tensor:
         """The full update, or C alone, or the z-box at the image."""
@@ -245,6 +233,7 @@ def _agreement(x: Tensor, gradient: Tensor) -> Tensor:
 
 
 def _own(logits: Tensor, target: Tensor) -> Tensor:
+    """The logits (K,N) of the classes `target` (K,N)."""
     return logits[torch.arange(len(logits), device=logits.device), target]
 
 
@@ -261,7 +250,7 @@ def _spatial(layer: Affine) -> bool:
 
 def _end_of_branch(tape: Tape) -> frozenset[int]:
     """Targets of the convolutions whose output, but for a batch norm, is a term of a sum."""
-    makers = {step.target: step for step in tape.steps}
+    makers = tape.makers()
     found = set()
     for step in tape.steps:
         if step.kind != "sum":

@@ -10,6 +10,7 @@ from torch import Tensor
 from xseg.classifier.config import ClassifierConfig
 from xseg.errors import UsageError
 from xseg.heatmaps.relevance.affine import Affine
+from xseg.heatmaps.relevance.operations import AFFINE
 from xseg.heatmaps.relevance.rules import (
     AlphaBeta,
     Box,
@@ -109,17 +110,11 @@ class RuleWalker(Walker):
         self._conv, self._dense, self._first = (settings.rule(name) for name in names)
         self._nonnegative = nonnegative(tape)
         self._firsts = first_layers(tape)
-        self._published = settings.published
 
     def affine(self, step: Step, layer: Affine, r: Tensor) -> Tensor:
         """By the rule for its place; a batch norm on its own counts as a convolution."""
         rule = self._first if step.target in self._firsts else self._dense if step.kind == "dense" else self._conv
         return rule(Place(layer, self.source(step), self.value(step), step.sources[0] in self._nonnegative), r)
-
-    def join(self, number: int, parts: list[Tensor]) -> Tensor:
-        """The sum; as published, it is lost where the value is 0."""
-        total = super().join(number, parts)
-        return total * (self.tape.value(number) != 0) if self._published and len(parts) > 1 else total
 
 
 def first_layers(tape: Tape) -> frozenset[int]:
@@ -130,7 +125,7 @@ def first_layers(tape: Tape) -> frozenset[int]:
             continue
         if step.kind in ("reshape", "arrange", "constant"):
             image.add(step.target)
-        elif step.kind in ("convolution", "transposed", "dense", "scale"):
+        elif step.kind in AFFINE:
             found.add(step.target)
     return frozenset(found)
 

@@ -45,7 +45,7 @@ class _Rules(RelevanceMethod):
     bounds: Literal["pixels", "image"] = "pixels"
 
     signed: ClassVar[bool] = True
-    cost: ClassVar[str] = "1 f + about 1.3 f and K b (z-plus)"
+    cost: ClassVar[str] = "2 f + K b (z-plus, epsilon)"
 
     def __post_init__(self) -> None:
         require_one_of("composite", self.composite, get_args(CompositeName))
@@ -125,7 +125,7 @@ class _Contrastive(_Rules):
     composite: CompositeName = "published"
     alpha: float = 1.0
 
-    cost: ClassVar[str] = "1 f + about 1.3 f and 2 K b"
+    cost: ClassVar[str] = "2 f + 2 K b"
 
     def starts(self, logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Relevance (K,N,C) of the class and of the others."""

@@ -28,6 +28,9 @@ Kind = Literal[
     "unknown",
 ]
 
+#: Kinds of the layers with weights that relevance is shared out by.
+AFFINE: tuple[Kind, ...] = ("convolution", "transposed", "dense", "scale")
+
 Call = tuple[Any, tuple[Any, ...], dict[str, Any]]
 _F: Any = functional
 _T: Any = torch.Tensor

@@ -35,7 +35,7 @@ class Rap(RelevanceMethod):
     signed: ClassVar[bool] = True
     summary: ClassVar[str] = "relevance by the size of contributions, shifted so that unimportant ones become negative"
     source: ClassVar[str] = "Nam et al. 2020, arXiv:1904.00605"
-    cost: ClassVar[str] = "1 f + about 2 f and 2 K b"
+    cost: ClassVar[str] = "3 f + 2 K b"
 
     def __post_init__(self) -> None:
         require_one_of("start", self.start, ("logit", "one"))
@@ -65,15 +65,6 @@ class RapWalker(Walker):
         self._nonnegative = nonnegative(tape)
         self._firsts = first_layers(tape)
         self._last = next((step.target for step in reversed(tape.steps) if step.kind == "dense"), None)
-
-    def join(self, number: int, parts: list[Tensor]) -> Tensor:
-        """The sum; it is lost where the value is 0."""
-        total = super().join(number, parts)
-        return total * (self.tape.value(number) != 0) if len(parts) > 1 else total
-
-    def maximum(self, step: Step, r: Tensor) -> Tensor:
-        """In proportion to the contributions, of which the winner's is the only one."""
-        return self.average(step, r)
 
     def affine(self, step: Step, layer: Affine, r: Tensor) -> Tensor:
         """The rule for the layer's place."""

@@ -36,6 +36,10 @@ class Division:
         """The same in less time for y known to be nowhere negative."""
         return r / (y + self.epsilon) if self.epsilon else self(r, y)
 
+    def kept(self, r: Tensor, y: Tensor) -> Tensor:
+        """What is left of r where y takes it all: y times the quotient, which is r but for rounding."""
+        return r
+
 
 @dataclass(frozen=True)
 class PublishedDivision(Division):
@@ -53,6 +57,10 @@ class PublishedDivision(Division):
     def above(self, r: Tensor, y: Tensor) -> Tensor:
         """The same in less time for y known to be nowhere negative."""
         return torch.where(y == 0, 0, r / (y + self.epsilon))
+
+    def kept(self, r: Tensor, y: Tensor) -> Tensor:
+        """R, lost where y is 0."""
+        return r * (y != 0)
 
 
 divide_as_published = PublishedDivision()

@@ -72,6 +72,10 @@ class Tape:
         """How many steps read each value."""
         return Counter(source for step in self.steps for source in step.sources)
 
+    def makers(self) -> dict[int, Step]:
+        """The step that made each value."""
+        return {step.target: step for step in self.steps}
+
 
 def record(classifier: Classifier, images: Tensor, *, graph: bool = False, create_graph: bool = False) -> Tape:
     """Run a batch and write down what happens to it.
@@ -128,7 +132,8 @@ class _Recorder(TorchFunctionMode):
 
     def _note(self, func: Any, args: Any, kwargs: Any, sources: tuple[int, ...], result: Any) -> None:  # noqa: ANN401
         # DenseNet goes on filling the list that it has concatenated
-        args = tuple(list(value) if isinstance(value, list) else value for value in args)
+        args = tuple(map(_as_it_is_now, args))
+        kwargs = {name: _as_it_is_now(value) for name, value in kwargs.items()}
         several = isinstance(result, tuple | list)
         for part, value in enumerate(result if several else [result]):
             if isinstance(value, Tensor) and self.number(value) is None:
@@ -144,6 +149,10 @@ class _Recorder(TorchFunctionMode):
             if sources and self.number(value) is None:
                 kind = (sources, self._add(value), None, path, type(module).__name__)
                 self.tape.steps.append(Step("unknown", module.forward, inputs, {}, *kind))
+
+
+def _as_it_is_now(value: Any) -> Any:  # noqa: ANN401 - any argument
+    return list(value) if isinstance(value, list) else value
 
 
 def _kind(tape: Tape, function: Any, args: Any, kwargs: Any, sources: tuple[int, ...]) -> Kind:  # noqa: ANN401
@@ -163,7 +172,7 @@ def _kind(tape: Tape, function: Any, args: Any, kwargs: Any, sources: tuple[int,
 
 def gated(tape: Tape, sources: tuple[int, ...]) -> int | None:
     """Which of the two factors is the feature map: the larger, or the one that is not squashed; None if unclear."""
-    makers = {step.target: step for step in tape.steps}
+    makers = tape.makers()
     factors = [_before_arranging(makers, source) for source in sources]
     sizes = [tape.values[factor].numel() for factor in factors]
     if sizes[0] != sizes[1]:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xseg.errors import UsageError
 from xseg.heatmaps.relevance.affine import Affine
-from xseg.heatmaps.relevance.operations import tensors_in
+from xseg.heatmaps.relevance.operations import AFFINE, tensors_in
 from xseg.heatmaps.relevance.rules import Division, sum_of
 from xseg.heatmaps.relevance.tape import Step, Tape, gated
 
@@ -20,7 +20,7 @@ class Walker(ABC):
     """How relevance passes each kind of step; one instance serves one tape.
 
     Relevance is (K,N,...) for K classes of N images, values are (N,...). What methods share is here; what they differ
-    in is `affine` and the division, and at times `join`, `activation`, `maximum`.
+    in is `affine` and the division, and at times `activation`. Norms that were not folded pass relevance on.
 
     Args:
         tape: the forward pass.
@@ -29,21 +29,19 @@ class Walker(ABC):
 
     def __init__(self, tape: Tape, divide: Division) -> None:
         self.tape, self.divide = tape, divide
-        self._passes: dict[str, Callable[[Step, Tensor], list[Tensor | None]]] = {
-            "convolution": self._affine,
-            "transposed": self._affine,
-            "dense": self._affine,
-            "scale": self._affine,
-            "batch-norm": self._batch_norm,
-            "normalisation": self._unchanged,
-            "activation": self._activation,
+        self._one: dict[str, Callable[[Step, Tensor], Tensor]] = {
+            **dict.fromkeys(AFFINE, self._affine),
+            **dict.fromkeys(("batch-norm", "normalisation"), lambda step, r: r),
+            "activation": self.activation,
             "average": self._average,
             "maximum": self._maximum,
-            "reshape": self._reshape,
-            "arrange": self._pull,
+            "reshape": lambda step, r: r.reshape(len(r), *self.source(step).shape),
+            "arrange": self.pull,
+            "constant": lambda step, r: summed_to(r, len(r), self.source(step).shape),
+        }
+        self._several: dict[str, Callable[[Step, Tensor], list[Tensor | None]]] = {
             "concatenation": self._concatenation,
             "sum": self._sum,
-            "constant": self._constant,
             "gate": self._gate,
         }
 
@@ -51,25 +49,13 @@ class Walker(ABC):
     def affine(self, step: Step, layer: Affine, r: Tensor) -> Tensor:
         """Relevance at the input of a layer with weights."""
 
-    def batch_norm(self, step: Step, r: Tensor) -> Tensor:
-        """Relevance at the input of a batch norm that was not folded into a convolution: unchanged."""
-        return r
-
     def activation(self, step: Step, r: Tensor) -> Tensor:
         """Relevance at the input of an elementwise function: unchanged."""
         return r
 
-    def maximum(self, step: Step, r: Tensor) -> Tensor:
-        """Relevance at the input of a maximum: the winner takes all."""
-        return self.pull(step, r)
-
-    def average(self, step: Step, r: Tensor) -> Tensor:
-        """Relevance at the input of a mean or an up-sampling: in proportion to the contributions."""
-        return self.source(step) * self.pull(step, self.divide(r, self.value(step)))
-
     def join(self, number: int, parts: list[Tensor]) -> Tensor:
         """Relevance of a value that several steps read: their sum."""
-        return sum_of(parts)
+        return parts[0] if len(parts) == 1 else self.divide.kept(sum_of(parts), self.tape.value(number))
 
     def walk(self, start: Tensor, number: int | None = None) -> Tensor:
         """Take relevance from the logits to the image.
@@ -104,16 +90,20 @@ class Walker(ABC):
         for step in reversed(self.tape.steps):
             if step.target not in reached:
                 continue
-            if step.kind not in self._passes:
+            if not self._passes(step):
                 return f"no relevance rule for {step.name}; {INSTEAD}"
             chosen = gated(self.tape, step.sources) if step.kind == "gate" else None
             reached.update(step.sources if chosen is None else [step.sources[chosen]])
         return None if 0 in reached else f"no recorded step leads from the image to the logits; {INSTEAD}"
 
+    def _passes(self, step: Step) -> bool:
+        return step.kind in self._one or step.kind in self._several
+
     def _through(self, step: Step, r: Tensor) -> list[Tensor | None]:
-        if step.kind not in self._passes:
+        """Relevance at each source of the step; None at the factor of a gate."""
+        if not self._passes(step):
             raise UsageError(f"no relevance rule for {step.name}", INSTEAD)
-        return self._passes[step.kind](step, r)
+        return [self._one[step.kind](step, r)] if step.kind in self._one else self._several[step.kind](step, r)
 
     def value(self, step: Step) -> Tensor:
         """(N,...) what the step made."""
@@ -138,29 +128,16 @@ class Walker(ABC):
         result = step.function(*map(put, step.args), **{name: put(value) for name, value in step.kwargs.items()})
         return result if step.part is None else result[step.part]
 
-    def _affine(self, step: Step, r: Tensor) -> list[Tensor | None]:
-        return [self.affine(step, Affine.of(step.kind, step.function, step.args, step.kwargs), r)]
+    def _affine(self, step: Step, r: Tensor) -> Tensor:
+        return self.affine(step, Affine.of(step.kind, step.function, step.args, step.kwargs), r)
 
-    def _batch_norm(self, step: Step, r: Tensor) -> list[Tensor | None]:
-        return [self.batch_norm(step, r)]
+    def _average(self, step: Step, r: Tensor) -> Tensor:
+        """Means and up-sampling: in proportion to the contributions."""
+        return self.source(step) * self.pull(step, self.divide(r, self.value(step)))
 
-    def _activation(self, step: Step, r: Tensor) -> list[Tensor | None]:
-        return [self.activation(step, r)]
-
-    def _unchanged(self, step: Step, r: Tensor) -> list[Tensor | None]:
-        return [r]
-
-    def _average(self, step: Step, r: Tensor) -> list[Tensor | None]:
-        return [self.average(step, r)]
-
-    def _maximum(self, step: Step, r: Tensor) -> list[Tensor | None]:
-        return [self.maximum(step, r)]
-
-    def _reshape(self, step: Step, r: Tensor) -> list[Tensor | None]:
-        return [r.reshape(len(r), *self.source(step).shape)]
-
-    def _pull(self, step: Step, r: Tensor) -> list[Tensor | None]:
-        return [self.pull(step, r)]
+    def _maximum(self, step: Step, r: Tensor) -> Tensor:
+        """The winner takes all."""
+        return self.pull(step, self.divide.kept(r, self.value(step)))
 
     def _concatenation(self, step: Step, r: Tensor) -> list[Tensor | None]:
         given = dict(zip(("tensors", "dim"), step.args, strict=False)) | step.kwargs
@@ -174,9 +151,6 @@ class Walker(ABC):
         share = self.divide(r, self.value(step))
         parts = [self.tape.value(source) for source in step.sources]
         return [summed_to(part * share, len(r), part.shape) for part in parts]
-
-    def _constant(self, step: Step, r: Tensor) -> list[Tensor | None]:
-        return [summed_to(r, len(r), self.source(step).shape)]
 
     def _gate(self, step: Step, r: Tensor) -> list[Tensor | None]:
         chosen = gated(self.tape, step.sources)
