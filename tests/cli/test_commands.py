@@ -5,6 +5,8 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+from torch.nn import functional
 
 from tests.cli.conftest import commands
 from tests.cli.launch import ROOT, started
@@ -132,6 +134,35 @@ def test_refined_heatmaps_hold_the_posterior_whose_argmax_are_the_masks(chain, r
         raw = walk.arrays["maps"] * walk.arrays["maps/scale"][:, None, None]
         inner = slice(8, -16)  # cells at the lower and right edge also average what lies beyond the image
         assert np.allclose(raw[:, inner, inner].sum(0), 1, atol=1e-4)
+
+
+def test_a_walk_starts_from_shaped_maps(chain, run, tmp_path):
+    walked = tmp_path / "walked.h5"
+    run(
+        "random-walk",
+        chain.cam,
+        chain.affinity,
+        "--steps",
+        0,
+        "--alpha",
+        3,
+        "--root",
+        2,
+        "--dtype",
+        "float32",
+        "-o",
+        walked,
+    )
+    for start, walk in zip(records(chain.cam), records(walked), strict=True):
+        if not len(start.arrays["maps"]):
+            continue
+        lifted = np.sqrt(start.arrays["maps"].astype(np.float32))  # stored maps reach 1
+        expected = torch.from_numpy(np.concatenate([(1 - lifted.max(0, keepdims=True)) ** 3, lifted]))[None]
+        height, width = expected.shape[2:]
+        padded = functional.pad(expected, (0, -width % 8, 0, -height % 8))
+        cells = functional.interpolate(functional.avg_pool2d(padded, 8), size=padded.shape[2:], mode="bilinear")
+        raw = walk.arrays["maps"] * walk.arrays["maps/scale"][:, None, None]
+        np.testing.assert_allclose(raw, cells[0, :, :height, :width].numpy(), atol=1e-5)
 
 
 @pytest.mark.slow
@@ -386,6 +417,7 @@ def test_help_imports_no_torch_and_is_quick():
         (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--steps", "2", "--log-steps", "1"), "--log-steps"),
         (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--radius", "0.5"), "radius"),
         (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--dtype", "int3"), "int3"),
+        (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--root", "0"), "root above 0"),
         (("evaluate", "{cam}", "--dataset", "{data}", "--protocol", "x"), "--protocol x"),
         (("evaluate", "{cam}", "--dataset", "{data}", "--average", "x"), "average"),
         (("evaluate", "{cam}", "--dataset", "{data}", "--threshold", "0.1", "--tune-on", "val"), "--tune-on"),

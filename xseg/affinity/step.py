@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from xseg.errors import BadInput, Status
 from xseg.heatmaps.quantise import joint_scale, stored_dtype
 from xseg.labels.confident import with_background
 from xseg.labels.masks import shares
+from xseg.labels.shaping import Shaping, shape_maps
 from xseg.runs.images import execute
 from xseg.runs.photographs import Photograph, Photographs, heatmaps_of
 from xseg.runs.provenance import inherited, provenance
@@ -173,6 +174,7 @@ class WalkOptions:
         colour: weight of the colour distance that multiplies into the affinities; 0: as published, none.
         shares: start from each class's share at a pixel instead of its score.
         flip: average the features with those of the mirrored image.
+        shaping: how maps without a background become scores; by default each is divided by its maximum.
         dtype: of the stored maps.
     """
 
@@ -184,6 +186,7 @@ class WalkOptions:
     colour: float = 0.0
     shares: bool = False
     flip: bool = False
+    shaping: Shaping = field(default_factory=Shaping)
     dtype: str | None = None
 
 
@@ -236,7 +239,7 @@ class _Walker:
     def __call__(self, photograph: Photograph) -> Record:
         options, record = self._options, photograph.record
         maps, class_id = heatmaps_of(record)
-        walked, ids = self._walk(photograph.image, maps.clamp(min=0).to(self._device), class_id)
+        walked, ids = self._walk(photograph.image, maps.to(self._device), class_id)
         values, scale = joint_scale(walked.cpu().numpy(), str(options.dtype))
         rows = ids.numpy().astype(np.int32)
         return replace(record, arrays={"maps": values, "maps/class_id": rows, "maps/scale": scale})
@@ -246,7 +249,9 @@ class _Walker:
         joined = class_id if own else torch.cat([class_id.new_zeros(1), class_id])
         if not len(maps):
             return with_background(maps, 1.0), joined
-        start = maps if own or options.alpha is None else with_background(maps, options.alpha)
+        start = maps.clamp(min=0) if own else shape_maps(maps, options.shaping)
+        if not own and options.alpha is not None:
+            start = with_background(start, options.alpha)
         pixels = torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))[None].to(self._device)
         radius, stride = options.radius or 5, self._model.net.config.stride
         if options.shares:

@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.options import INPUT, OUTPUT, require_one_of
+from xseg.cli.options import INPUT, OUTPUT, Blur, ClipPercentile, Root, Sign, require_one_of
 from xseg.errors import Status, UsageError
 
 KERNELS, LABELS, MASKS, MAPS = "CRF", "Confident labels", "Masks", "Heavy-tailed or signed maps"
@@ -37,10 +37,10 @@ def crf(
     bilateral_srgb: Annotated[float, typer.Option(help="Deviation in colour, levels of 0..255.")] = 13.0,
     bilateral_compat: Annotated[float, typer.Option(help="Its weight.")] = 10.0,
     backend: Annotated[str, typer.Option(help="auto, lattice, numba or pydensecrf.")] = "auto",
-    sign: Annotated[str, typer.Option(help="What counts as evidence in a map: positive values, or both.")] = "positive",
-    clip_percentile: Annotated[float, typer.Option(help="Values above this percentile count as 1.")] = 100.0,
-    root: Annotated[float, typer.Option(help="Scores are raised to 1/root.")] = 1.0,
-    blur: Annotated[float, typer.Option(help="Deviation of a Gaussian laid over the maps, pixels.")] = 0.0,
+    sign: Sign = "positive",
+    clip_percentile: ClipPercentile = 100.0,
+    root: Root = 1.0,
+    blur: Blur = 0.0,
     sharpen: Annotated[float | None, typer.Option(help="Power of each class's share of a pixel; see below.")] = None,
     dtype: Annotated[str | None, typer.Option(help="--heatmaps: float16, float32 or uint8.")] = None,
 ) -> Status:

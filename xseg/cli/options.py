@@ -74,6 +74,11 @@ PER_IMAGE = (*OUTPUT, "images", "device", "batch_size", "workers", "amp", "seed"
 INPUT = ("allow_missing", "max_failures")
 TRAINING = (*OUTPUT, "device", "batch_size", "workers", "amp", "seed", "resume", "limit")
 
+Sign = Annotated[str, typer.Option(help="What counts as evidence in a map: positive values, or both.")]
+ClipPercentile = Annotated[float, typer.Option(help="Values above this percentile of a map count as 1.")]
+Root = Annotated[float, typer.Option(help="Scores are raised to 1/root; above 1 it lifts the small ones.")]
+Blur = Annotated[float, typer.Option(help="Deviation of a Gaussian laid over the maps, pixels.")]
+
 
 def require_one_of(option: str, value: str | None, *known: str) -> None:
     """Refuse a word that the option does not know; None is an option that was not given.

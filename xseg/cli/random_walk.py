@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.options import INPUT, OUTPUT, require_one_of
+from xseg.cli.options import INPUT, OUTPUT, Blur, ClipPercentile, Root, Sign, require_one_of
 from xseg.errors import Status, UsageError
 
 
@@ -26,19 +26,27 @@ def random_walk(
     colour: Annotated[float, typer.Option(min=0, help="Weight of the colour distance; 0: none, as published.")] = 0.0,
     shares: Annotated[bool, typer.Option("--shares", help="Start from each class's share at a pixel.")] = False,
     flip: Annotated[bool, typer.Option("--flip", help="Also look at the mirrored image.")] = False,
+    sign: Sign = "positive",
+    clip_percentile: ClipPercentile = 100.0,
+    root: Root = 1.0,
+    blur: Blur = 0.0,
     dtype: Annotated[str | None, typer.Option(help="float16, float32 or uint8.")] = None,
 ) -> Status:
     """Spread heatmaps along the learned affinity; the background becomes class 0.
 
     Heatmaps that bring a background, such as those of crf --heatmaps, walk with theirs; the rest get --alpha's.
+    --sign, --clip-percentile, --root and --blur shape the rest before, as heavy-tailed or signed ones need.
 
     Example: xseg random-walk cam.h5 affinity.h5 -o walk.h5
+
+    Example: xseg random-walk lrp.h5 affinity.h5 --root 4.5 --alpha 3 --shares -o walk.h5
 
     Example: xseg crf cam.h5 --heatmaps --alpha 3 | xseg random-walk - affinity.h5 --colour 50 --steps 96 -o walk.h5
     """
     from xseg.affinity.step import WalkOptions, walk
     from xseg.affinity.walk import PRESETS
-    from xseg.cli.data import report
+    from xseg.cli.data import meaningful, report
+    from xseg.labels.shaping import Shaping
 
     require_one_of("--preset", preset, *PRESETS)
     if radius is not None and radius <= 1:
@@ -51,15 +59,17 @@ def random_walk(
     count = steps if steps is not None else 2**log_steps if log_steps is not None else base.steps
     exponent = alpha if alpha is not None else None if background is not None else base.alpha
     constant = background if background is not None else base.background
-    options = WalkOptions(
-        beta=base.beta if beta is None else beta,
-        steps=count,
-        alpha=exponent,
-        background=0.25 if constant is None else constant,
-        radius=radius,
-        colour=colour,
-        shares=shares,
-        flip=flip,
-        dtype=dtype,
-    )
+    with meaningful():
+        options = WalkOptions(
+            beta=base.beta if beta is None else beta,
+            steps=count,
+            alpha=exponent,
+            background=0.25 if constant is None else constant,
+            radius=radius,
+            colour=colour,
+            shares=shares,
+            flip=flip,
+            shaping=Shaping(sign, clip_percentile, root, blur),  # type: ignore[arg-type]
+            dtype=dtype,
+        )
     return report(context, walk([heatmaps], affinity, options, context.runtime))

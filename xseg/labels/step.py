@@ -15,9 +15,10 @@ from xseg.errors import Status, UsageError
 from xseg.heatmaps.quantise import joint_scale, stored_dtype
 from xseg.labels.backends import resolve_backend
 from xseg.labels.confident import confident_labels, confident_posteriors, threshold_labels
-from xseg.labels.masks import Preparation, class_scores, most_probable, prepare_maps, refine, refine_mask
+from xseg.labels.masks import Preparation, class_scores, most_probable, refine, refine_mask
 from xseg.labels.meanfield import Backend, Kernels
 from xseg.labels.pool import in_processes
+from xseg.labels.shaping import shape_maps
 from xseg.runs.images import execute
 from xseg.runs.photographs import Photograph, Photographs, heatmaps_of
 from xseg.runs.provenance import inherited, provenance
@@ -176,7 +177,7 @@ class _Refiner:
         options = self._options
         foreground = class_id > 0  # pseudolabels make their own background, whatever the maps hold
         class_id = class_id[foreground]
-        scores = prepare_maps(maps[foreground.to(maps.device)], options.preparation)
+        scores = shape_maps(maps[foreground.to(maps.device)], options.preparation)
         if options.mode == "irn":
             labels = threshold_labels(
                 scores,
