@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 BELONGS: dict[str, tuple[str, ...]] = {
     "segmentation": ("threshold", "tune_on", "tune_with", "average"),
     "class-specificity": (),
-    "sanity": ("classifier", "randomise", "random_labels", "images", "device", "batch_size"),
+    "sanity": ("classifier", "randomise", "stages", "random_labels", "images", "device", "batch_size"),
 }
 
 
@@ -47,6 +47,9 @@ def evaluate(
     randomise: Annotated[
         str | None, typer.Option(help="Sanity: weights cascading from the head down (default), or independent.")
     ] = None,
+    stages: Annotated[
+        int | None, typer.Option(min=2, help="Sanity: look at this many stages, evenly spread; all if not given.")
+    ] = None,
     random_labels: Annotated[
         str | None, typer.Option(metavar="FILE", help="Sanity: compare with one made by train-cls --permute-labels.")
     ] = None,
@@ -69,7 +72,7 @@ def evaluate(
     require_one_of("--randomise", randomise, "cascading", "independent")
     own = {
         "threshold": threshold, "tune_on": tune_on, "tune_with": tune_with or None, "average": average,
-        "classifier": classifier, "randomise": randomise, "random_labels": random_labels,
+        "classifier": classifier, "randomise": randomise, "stages": stages, "random_labels": random_labels,
     }  # fmt: skip
     _refuse_foreign(protocol, own, context)
     _refuse_combinations(protocol, {**own, "dataset": dataset, "split": split, "format": format_})
@@ -113,8 +116,9 @@ def _refuse_combinations(protocol: str, given: Mapping[str, object]) -> None:
         raise UsageError("--tune-with without --tune-on", "name the split it covers: --tune-on SPLIT")
     if protocol == "sanity" and given["classifier"] is None:
         raise UsageError("--protocol sanity without --classifier", "give the heatmaps' own one: --classifier FILE")
-    if given["random_labels"] is not None and given["randomise"] is not None:
-        raise UsageError("--random-labels and --randomise exclude each other: either labels or weights are random")
+    for name in ("randomise", "stages"):
+        if given["random_labels"] is not None and given[name] is not None:
+            raise UsageError(f"--random-labels and --{name} exclude each other: either labels or weights are random")
 
 
 def _segmentation(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
@@ -139,7 +143,8 @@ def _class_specificity(context: Context, inputs: list[str], data: Any, own: Mapp
 def _sanity(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
     from xseg.scores.sanity_step import SanityOptions, evaluate_sanity
 
-    options = SanityOptions(own["classifier"], own["randomise"] or "cascading", own["random_labels"], own["bootstrap"])
+    randomise = own["randomise"] or "cascading"
+    options = SanityOptions(own["classifier"], randomise, own["stages"], own["random_labels"], own["bootstrap"])
     return evaluate_sanity(inputs, data, options, context.runtime)
 
 

@@ -105,23 +105,34 @@ def redrawn(module: nn.Module, path: str, seed: int) -> dict[str, Tensor]:
     return after
 
 
+def _spread(total: int, count: int | None) -> list[int]:
+    """`count` of the places 0..total-1, evenly spread, the first and the last among them; all if count allows it."""
+    if count is None or count >= total:
+        return list(range(total))
+    return [round(step * (total - 1) / (count - 1)) for step in range(count)]
+
+
 class RandomWeights:
     """A classifier with more and more of its weights drawn anew; the one it is made from is never touched.
 
-    Iterating yields the same copy again and again, with other weights each time, once for each of `stages`.
+    Iterating yields the same copy again and again, with other weights each time, once for each of `stages`: names of
+    those looked at, the head first, the layers next to the input last.
 
     Args:
         classifier: the network to begin with.
         order: `cascading` redraws a stage and all between it and the logits; `independent` one stage at a time.
         seed: seed of the draws. A weight gets the same new value in every stage and in both orders.
+        count: how many stages to look at, spread evenly; None or more than there are: every one.
     """
 
-    def __init__(self, classifier: Classifier, order: Order, seed: int) -> None:
+    def __init__(self, classifier: Classifier, order: Order, seed: int, count: int | None = None) -> None:
         self._classifier, self._twin = classifier, copy.deepcopy(classifier)
         stages = stages_of(classifier)
-        self.stages = [stage.name for stage in stages]
         parts = [stage.modules for stage in stages]
-        self._chosen = list(accumulate(parts)) if order == "cascading" else parts
+        chosen = list(accumulate(parts)) if order == "cascading" else parts
+        looked_at = _spread(len(stages), count)
+        self.stages = [stages[place].name for place in looked_at]
+        self._chosen = [chosen[place] for place in looked_at]
         net = classifier.net
         self._new = {path: redrawn(net.get_submodule(path), path, seed) for part in parts for path in part}
 

@@ -37,12 +37,14 @@ class SanityOptions:
     Attributes:
         classifier: path of the classifier that made the heatmaps.
         randomise: its weights stage by stage, `cascading` from the head down or each stage `independent`.
+        stages: how many stages are looked at, spread evenly from the head to the input; None: every one.
         random_labels: path of a classifier trained on permuted labels; compared instead of random weights.
         replicates: bootstrap resamples for the 95 % intervals.
     """
 
     classifier: str
     randomise: Order = "cascading"
+    stages: int | None = None
     random_labels: str | None = None
     replicates: int = 1000
 
@@ -163,7 +165,7 @@ class _Run:
         self._batch_size = runtime.batch_size or (1 if loader.device.type == "cpu" else BATCH_SIZE)
         self._variants: Iterable[Classifier]
         if options.random_labels is None:
-            weights = RandomWeights(self._classifier, options.randomise, runtime.seed)
+            weights = RandomWeights(self._classifier, options.randomise, runtime.seed, options.stages)
             self._variants = weights
             self._stages = [StageScore(name, weights.redrawn(k)) for k, name in enumerate(weights.stages)]
         else:
