@@ -54,6 +54,8 @@ def test_sanity_compares_with_random_weights_and_random_labels(chain, run, tmp_p
         (("x.h5", "--dataset", "d", "--protocol", "sanity", "--classifier", "c.h5", "--tune-on", "val"),
          "--tune-on belongs"),
         (("x.h5", "--protocol", "sanity", "--classifier", "c.h5", "--randomise", "x"), "--randomise x"),
+        (("x.h5", "--protocol", "sanity", "--classifier", "c", "--stages", "3", "--random-labels", "r"),
+         "--random-labels and --stages exclude"),
         (("x.h5", "--protocol", "sanity", "--classifier", "c", "--randomise", "cascading", "--random-labels", "r"),
          "exclude each other"),
     ],

@@ -99,6 +99,21 @@ def test_each_stage_changes_what_it_says_and_the_classifier_is_never_touched(ord
     assert number == 2
 
 
+@pytest.mark.parametrize("order", ["cascading", "independent"])
+def test_fewer_stages_are_some_of_all_stages_the_first_and_the_last_among_them(order):
+    classifier = trained()
+    every = RandomWeights(classifier, order, 1)
+    states = dict(zip(every.stages, map(state_of, every), strict=True))
+    assert len(states) == 3
+    for count in range(2, len(every.stages) + 1):
+        some = RandomWeights(classifier, order, 1, count)
+        assert len(some.stages) == len(set(some.stages)) == count
+        assert (some.stages[0], some.stages[-1]) == (every.stages[0], every.stages[-1])
+        for place, (name, twin) in enumerate(zip(some.stages, some, strict=True)):
+            assert not changed(state_of(twin), states[name])
+            assert some.redrawn(place) == every.redrawn(every.stages.index(name))
+
+
 def test_both_orders_draw_the_same_and_another_seed_draws_otherwise():
     classifier = trained()
     cascading, independent, other = (

@@ -78,6 +78,13 @@ def test_stages_cascade_or_stand_alone(made):
     json.dumps(cascading, allow_nan=False)
 
 
+def test_fewer_stages_are_spread_from_the_head_to_the_input(made):
+    every, _, _ = check(made, made.gradient)
+    two, _, _ = check(made, made.gradient, stages=2)
+    assert two["stages"] == [every["stages"][0], every["stages"][-1]]
+    assert check(made, made.gradient, stages=9)[0]["stages"] == every["stages"]
+
+
 def test_a_method_that_looks_at_no_model_is_the_floor_of_one(made):
     result, _, _ = check(made, made.random)
     assert result["needs_model"] is False

@@ -143,8 +143,9 @@ def _class_specificity(context: Context, inputs: list[str], data: Any, own: Mapp
 def _sanity(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
     from xseg.scores.sanity_step import SanityOptions, evaluate_sanity
 
-    randomise = own["randomise"] or "cascading"
-    options = SanityOptions(own["classifier"], randomise, own["stages"], own["random_labels"], own["bootstrap"])
+    options = SanityOptions(
+        own["classifier"], own["randomise"] or "cascading", own["stages"], own["random_labels"], own["bootstrap"]
+    )
     return evaluate_sanity(inputs, data, options, context.runtime)
 
 
