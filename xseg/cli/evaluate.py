@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -10,16 +10,8 @@ from xseg.cli.command import Context, command
 from xseg.cli.data import FormatOpt, SplitOpt
 from xseg.cli.merge import ArtifactsIn
 from xseg.cli.options import require_one_of
+from xseg.cli.protocols import PROTOCOLS
 from xseg.errors import Status, UsageError
-
-if TYPE_CHECKING:
-    from xseg.scores.runs import Outcome
-
-BELONGS: dict[str, tuple[str, ...]] = {
-    "segmentation": ("threshold", "tune_on", "tune_with", "average"),
-    "class-specificity": (),
-    "sanity": ("classifier", "randomise", "stages", "random_labels", "images", "device", "batch_size"),
-}
 
 
 @command(
@@ -67,7 +59,7 @@ def evaluate(
     """
     from xseg.cli.data import dataset_of
 
-    require_one_of("--protocol", protocol, *BELONGS)
+    require_one_of("--protocol", protocol, *PROTOCOLS)
     require_one_of("--average", average, "present", "psa")
     require_one_of("--randomise", randomise, "cascading", "independent")
     own = {
@@ -77,8 +69,9 @@ def evaluate(
     _refuse_foreign(protocol, own, context)
     _refuse_combinations(protocol, {**own, "dataset": dataset, "split": split, "format": format_})
     data = None if dataset is None else dataset_of(dataset, format_, split, context)
-    run = {"segmentation": _segmentation, "class-specificity": _class_specificity, "sanity": _sanity}[protocol]
-    result, rows, status = run(context, inputs, data, {**own, "bootstrap": bootstrap, "format": format_})
+    result, rows, status = PROTOCOLS[protocol].run(
+        context, inputs, data, {**own, "bootstrap": bootstrap, "format": format_}
+    )
     if context.json:
         context.stdout.line(json.dumps(result))
     else:
@@ -96,10 +89,10 @@ def _refuse_foreign(protocol: str, own: Mapping[str, object], context: Context) 
     device = None if runtime.device == "auto" else runtime.device
     shared = {"images": runtime.images, "batch_size": runtime.batch_size, "device": device}
     for name, value in {**own, **shared}.items():
-        if value is not None and name not in BELONGS[protocol]:
-            owner = next(known for known, names in BELONGS.items() if name in names)
+        if value is not None and name not in PROTOCOLS[protocol].options:
+            owners = " or ".join(known for known, one in PROTOCOLS.items() if name in one.options)
             option = f"--{name.replace('_', '-')}"
-            raise UsageError(f"{option} belongs to --protocol {owner}, not to {protocol}", f"leave {option} out")
+            raise UsageError(f"{option} belongs to --protocol {owners}, not to {protocol}", f"leave {option} out")
 
 
 def _refuse_combinations(protocol: str, given: Mapping[str, object]) -> None:
@@ -108,7 +101,7 @@ def _refuse_combinations(protocol: str, given: Mapping[str, object]) -> None:
     Raises:
         UsageError: such options were given.
     """
-    if given["dataset"] is None and (protocol != "sanity" or given["split"] or given["format"]):
+    if given["dataset"] is None and (PROTOCOLS[protocol].needs_dataset or given["split"] or given["format"]):
         raise UsageError("Missing option '--dataset'", "give the data set: --dataset DATASET")
     if given["threshold"] is not None and given["tune_on"] is not None:
         raise UsageError("--threshold and --tune-on exclude each other")
@@ -119,34 +112,6 @@ def _refuse_combinations(protocol: str, given: Mapping[str, object]) -> None:
     for name in ("randomise", "stages"):
         if given["random_labels"] is not None and given[name] is not None:
             raise UsageError(f"--random-labels and --{name} exclude each other: either labels or weights are random")
-
-
-def _segmentation(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
-    from xseg.datasets import open_dataset
-    from xseg.scores.step import SegmentationOptions, Tuning
-    from xseg.scores.step import evaluate as run
-
-    tuning = None
-    if own["tune_on"] is not None:
-        tuned = open_dataset(data.location, format=own["format"], split=own["tune_on"])
-        tuning = Tuning(tuned, tuple(own["tune_with"] or ()))
-    options = SegmentationOptions(own["threshold"], own["average"] or "present", own["bootstrap"])
-    return run(inputs, data, options, tuning, context.runtime)
-
-
-def _class_specificity(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
-    from xseg.scores.class_specificity_step import evaluate_class_specificity
-
-    return evaluate_class_specificity(inputs, data, own["bootstrap"], context.runtime)
-
-
-def _sanity(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
-    from xseg.scores.sanity_step import SanityOptions, evaluate_sanity
-
-    options = SanityOptions(
-        own["classifier"], own["randomise"] or "cascading", own["stages"], own["random_labels"], own["bootstrap"]
-    )
-    return evaluate_sanity(inputs, data, options, context.runtime)
 
 
 def _print(rows: list[tuple[str, dict[str, object]]]) -> None:

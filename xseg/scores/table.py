@@ -7,7 +7,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from xseg.scores.layouts import LAYOUTS, Run
+from xseg.scores.layouts import LAYOUTS
+from xseg.scores.layouts.cells import Run
 from xseg.scores.result import SegmentationResult
 
 

@@ -1,0 +1,64 @@
+"""The protocols of `xseg evaluate`: the options of each, and the step it calls."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from xseg.cli.command import Context
+
+if TYPE_CHECKING:
+    from xseg.scores.runs import Outcome
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to score artifacts.
+
+    Attributes:
+        run: takes the context, the inputs, the data set or None, and the options by name; None where not given.
+        options: names of those that not every protocol has.
+        needs_dataset: cannot do without `--dataset`.
+    """
+
+    run: Callable[[Context, list[str], Any, Mapping[str, Any]], "Outcome"]
+    options: tuple[str, ...] = ()
+    needs_dataset: bool = True
+
+
+def _segmentation(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.datasets import open_dataset
+    from xseg.scores.step import SegmentationOptions, Tuning
+    from xseg.scores.step import evaluate as run
+
+    tuning = None
+    if own["tune_on"] is not None:
+        tuned = open_dataset(data.location, format=own["format"], split=own["tune_on"])
+        tuning = Tuning(tuned, tuple(own["tune_with"] or ()))
+    options = SegmentationOptions(own["threshold"], own["average"] or "present", own["bootstrap"])
+    return run(inputs, data, options, tuning, context.runtime)
+
+
+def _class_specificity(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.class_specificity_step import evaluate_class_specificity
+
+    return evaluate_class_specificity(inputs, data, own["bootstrap"], context.runtime)
+
+
+def _sanity(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.sanity_step import SanityOptions, evaluate_sanity
+
+    options = SanityOptions(
+        own["classifier"], own["randomise"] or "cascading", own["stages"], own["random_labels"], own["bootstrap"]
+    )
+    return evaluate_sanity(inputs, data, options, context.runtime)
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "segmentation": Protocol(_segmentation, ("threshold", "tune_on", "tune_with", "average")),
+    "class-specificity": Protocol(_class_specificity),
+    "sanity": Protocol(
+        _sanity,
+        ("classifier", "randomise", "stages", "random_labels", "images", "device", "batch_size"),
+        needs_dataset=False,
+    ),
+}
