@@ -7,7 +7,9 @@
 # DATA     VOC-style directory with the lists train and val and labels.csv; labels are given, masks only score
 # CLS      its classifier, for example of docs/recipes/voc.sh
 # OUT      directory for the artifacts; a run that was cut off continues where it stopped
-# STEPS    which of: maps scores specificity sanity chain (default all, in this order)
+# STEPS    which of: maps scores specificity sanity chain tables (default all, in this order)
+# RANDOM_LABELS   a classifier that learned permuted labels (train-cls --permute-labels, the rest as for CLS): `sanity` compares
+#          with its maps, too
 # ONLY     names of methods, as in the table below (default all): makes `maps` and `sanity` divisible among jobs
 # BEST     the methods of `chain` (default: the best five different maps on the tuning images, as measured)
 # SAMPLES, CHANNELS, MASKS, ITERATIONS   what the costly methods draw; the defaults are made for two cores, and far below
@@ -93,6 +95,8 @@ sanity() {
     for name in $only; do
         [ -s "$OUT/$name-sanity.json" ] || $xseg evaluate "$OUT/$name-val.h5" --protocol sanity --classifier "$CLS" \
             --dataset "$data" --split several --stages 3 --json > "$OUT/$name-sanity.json"
+        [ -z "${RANDOM_LABELS:-}" ] || $xseg evaluate "$OUT/$name-val.h5" --protocol sanity --classifier "$CLS" \
+            --dataset "$data" --split several --random-labels "$RANDOM_LABELS" --json > "$OUT/$name-labels-sanity.json"
     done
 }
 
@@ -103,6 +107,7 @@ chain() {
         root=$($python -c 'import json, math, sys
 threshold = json.load(open(sys.argv[1]))["background_threshold"]
 print(round(math.log(max(threshold, 0.005)) / math.log(0.36), 2))' "$OUT/$name-scores.json")
+        echo "$root" > "$OUT/$name-root.txt"
         explain "$name" third
         $xseg crf "$OUT/$name-third.h5" --alpha-low 1.5 --alpha-high 6 --root "$root" -o "$OUT/$name-labels.h5"
         $xseg affinity-train "$OUT/$name-labels.h5" "$CLS" --output-stride 16 --standardise \
@@ -117,4 +122,6 @@ print(round(math.log(max(threshold, 0.005)) / math.log(0.36), 2))' "$OUT/$name-s
     done
 }
 
-for step in ${STEPS:-maps scores specificity sanity chain}; do "$step"; done
+tables() { $python "$(dirname "$0")/methods_tables.py" "$OUT"; }
+
+for step in ${STEPS:-maps scores specificity sanity chain tables}; do "$step"; done

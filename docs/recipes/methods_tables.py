@@ -1,0 +1,121 @@
+"""Print what docs/recipes/methods.sh measured as the tables of docs/results.md.
+
+    python docs/recipes/methods_tables.py OUT
+
+OUT is the recipe's directory of artifacts; what has not been measured there is left out.
+"""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+Found = Mapping[str, Any]
+
+
+def main(out: str) -> None:
+    """Print all tables."""
+    directory = Path(out)
+    for table in (seeds, specificity, sanity, chain):
+        lines = list(table(directory))
+        print("\n".join(lines), end="\n\n" if lines else "")
+
+
+def seeds(out: Path) -> Iterator[str]:
+    """Mean IoU at the threshold of the tuning images, the best of them first."""
+    found = [(name, one, results(out / f"{name}-tune-scores.json")) for name, one in each(out, "scores")]
+    found.sort(key=lambda entry: -entry[1]["miou"])
+    yield from head("method", "threshold", "best on the tuning images", "`val` [95 % interval]", "best-swept")
+    for name, one, tune in found:
+        mean = spread(one["miou"], one["miou_interval"])
+        tuned = number(tune["best"]["miou"])
+        yield row(f"`{name}`", f"{one['background_threshold']:.2f}", tuned, mean, number(one["best"]["miou"]))
+
+
+def specificity(out: Path) -> Iterator[str]:
+    """The class-specificity protocol, the most specific first."""
+    if not (out / "specificity.json").exists():
+        return
+    runs = results(out / "specificity.json")["runs"]
+    runs.sort(key=lambda run: -run["own_fraction"])
+    yield from head(
+        "method", "images", "correlation", "own share", "other share", "own / (own + other)", "own above", "empty"
+    )
+    for run in runs:
+        name, share = (
+            Path(run["input"]).stem.removesuffix("-val"),
+            spread(run["own_fraction"], run["own_fraction_interval"]),
+        )
+        means = [number(run[key]) for key in ("pearson", "own_share", "other_share")]
+        yield row(f"`{name}`", run["images"], *means, share, number(run["own_above_other"]), run["empty_maps"])
+
+
+def sanity(out: Path) -> Iterator[str]:
+    """Absolute rank correlation at each stage, the method that loses most of its map first; labels if measured."""
+    found = list(each(out, "sanity"))
+    if not found:
+        return
+    labels = {name: one["stages"][0] for name, one in each(out, "labels-sanity")}
+    found.sort(key=lambda entry: -1 if entry[1]["stages"][-1]["spearman_absolute"] is None else worst(entry[1]))
+    stages = [stage["stage"] for stage in found[0][1]["stages"]]
+    yield from head("method", "maps", *(f"`{stage}`" for stage in stages), "SSIM, all", "HOG, all", "random labels")
+    for name, one in found:
+        values = [spread(stage["spearman_absolute"], stage["spearman_absolute_interval"]) for stage in one["stages"]]
+        last, label = one["stages"][-1], labels.get(name)
+        learned = "" if label is None else spread(label["spearman_absolute"], label["spearman_absolute_interval"])
+        yield row(f"`{name}`", one["maps"], *values, number(last["ssim"]), number(last["hog"]), learned)
+
+
+def worst(run: Found) -> float:
+    """The last stage's likeness; a method without a model, which keeps all, comes last."""
+    return float(run["stages"][-1]["spearman_absolute"]) + (0 if run["needs_model"] else 1)
+
+
+def chain(out: Path) -> Iterator[str]:
+    """Seed, CRF, walk and masks of the methods that were carried through."""
+    found = sorted(each(out, "chain"), key=lambda entry: -entry[1]["runs"][-1]["miou"])
+    if not found:
+        return
+    yield from head("seed", "root", "seed", "CRF alone", "random walk", "walk + CRF")
+    for name, one in found:
+        seed = results(out / f"{name}-scores.json")
+        stages = [spread(run["miou"], run["miou_interval"]) for run in (seed, *one["runs"])]
+        yield row(f"`{name}`", (out / f"{name}-root.txt").read_text().strip(), *stages)
+
+
+def each(out: Path, ending: str) -> Iterator[tuple[str, Any]]:
+    """Names of methods and their results of one kind; other kinds may end alike."""
+    longer = [other for other in ("tune-scores", "labels-sanity") if other != ending]
+    for path in sorted(out.glob(f"*-{ending}.json")):
+        if not any(path.stem.endswith(f"-{other}") for other in longer):
+            yield path.stem.removesuffix(f"-{ending}"), results(path)
+
+
+def results(path: Path) -> Any:  # noqa: ANN401 - JSON
+    """What `xseg evaluate --json` printed."""
+    return json.loads(path.read_text())
+
+
+def head(*names: str) -> tuple[str, str]:
+    """The first two lines of a table."""
+    return row(*names), "|" + "---|" * len(names)
+
+
+def row(*cells: object) -> str:
+    """One line of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def number(value: float | None) -> str:
+    """Three decimals; "-" for None."""
+    return "-" if value is None else f"{value:.3f}"
+
+
+def spread(value: float | None, interval: Sequence[float] | None) -> str:
+    """A number with its interval."""
+    return number(value) + ("" if interval is None else f" [{interval[0]:.3f}, {interval[1]:.3f}]")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
