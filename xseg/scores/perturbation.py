@@ -148,6 +148,21 @@ def hits(
     return (logits[:, class_id - 1] > 0) == wanted[class_id - 1]
 
 
+def can_judge(
+    labels: npt.NDArray[np.uint8], activation: Literal["sigmoid", "softmax"], class_id: npt.NDArray[np.int32]
+) -> bool:
+    """Whether labels say what is right.
+
+    Args:
+        labels: (C,) 1 present, 0 absent, 255 unknown, as are classes that the data set does not have.
+        activation: a softmax needs one present class, or the absence of all; sigmoids the classes of the maps.
+        class_id: (K,) of the maps.
+    """
+    if activation == "sigmoid" and (class_id > 0).all():
+        return bool((labels[class_id - 1] <= 1).all())
+    return bool((labels == 1).any() or (labels == 0).all())
+
+
 @dataclass(frozen=True)
 class Readings:
     """What the copies of one image said about one class.

@@ -21,7 +21,7 @@ from xseg.heatmaps.views import fixed_size
 from xseg.runs.photographs import Photograph, Photographs
 from xseg.runs.runtime import Runtime
 from xseg.scores.perturb_image import Perturbation, Subject
-from xseg.scores.perturbation import Against, Fill, PerturbationScore, curve_named
+from xseg.scores.perturbation import Against, Fill, PerturbationScore, can_judge, curve_named
 from xseg.scores.runs import Opened, Outcome, Row, alongside, open_runs, score_runs, unseen
 from xseg.training.output import dataset_parent
 
@@ -176,7 +176,25 @@ def _draw(rows: Sequence[Row], path: Path) -> None:
     write_whole(path, png(line_charts(panels)))
 
 
-_AXIS = {"hits": "share of images classified rightly", "probability": "probability of the class"}
+_AXIS = {"hits": "share of right decisions", "probability": "probability of the class"}
+
+
+def _labels(dataset: Dataset, classifier: Classifier) -> Labels | None:
+    """The data set's labels in the classifier's order; None if it has none, and those in the heatmaps count.
+
+    Raises:
+        BadInput: a class that the classifier does not know.
+    """
+    if not dataset.has_labels:
+        return None
+    labels = Labels(dataset, classifier.config.classes)
+    if labels.unknown:
+        raise BadInput(
+            f"{dataset.location}: class {labels.unknown[0]!r} is unknown to the classifier"
+            f" ({len(labels.unknown)} of {len(dataset.classes)} are)",
+            "use the data that it was trained for, or --score-against predicted",
+        )
+    return labels
 
 
 class _Protocol:
@@ -187,14 +205,12 @@ class _Protocol:
     ) -> None:
         self._classifier, self._dataset, self._options, self._runtime = classifier, dataset, options, runtime
         self._curves = [curve_named(name, options.fill or "black", options.steps or 224) for name in options.curves]
-        self._against: Against = (
-            options.score_against or "predicted"
-        )  # where nothing is judged, labels need not be known
+        self._against: Against = options.score_against or "predicted"  # labels need not be known if none are used
         assert options.frame is not None  # resolved by the caller
         on_cpu = next(classifier.parameters()).device.type == "cpu"
         batch_size = runtime.batch_size or (1 if on_cpu else _BATCH_SIZE)
         self._perturbation = Perturbation(classifier, self._curves, options.frame, batch_size, runtime.seed)
-        self._labels = Labels(dataset, classifier.config.classes) if dataset and dataset.has_labels else None
+        self._labels = _labels(dataset, classifier) if dataset is not None and self._against == "labels" else None
         self._done: list[tuple[str, PerturbationScore]] = []
 
     def score(self, opened: Opened) -> tuple[dict[str, Any], int]:
@@ -218,8 +234,8 @@ class _Protocol:
         missing = self._missing(opened, seen) + failed
         if not len(score):
             raise BadInput(
-                f"{opened.heading}: no image could be scored ({bare} have no map, {failed} failed)",
-                "without image-level labels: --score-against predicted",
+                f"{opened.heading}: no image could be scored: {failed} failed, {bare} have no map",
+                "the reasons of those that failed stand above" if failed else "explain classes that the images have",
             )
         return self._result(opened, score, missing, bare), failed
 
@@ -257,9 +273,9 @@ class _Protocol:
         labels = record.labels
         if self._labels is not None and self._dataset is not None:
             labels = self._labels.of(self._dataset.by_id[record.id])
-        if (labels > 1).any():
+        if not can_judge(labels, self._classifier.config.activation, class_id):
             raise BadInput(
-                "its labels are not all known", "give a data set that has them, or --score-against predicted"
+                "its labels are not known", "give a --dataset that has them, or use --score-against predicted"
             )
         return Subject(key, image, maps, class_id, labels)
 

@@ -30,7 +30,8 @@ def _targets(run: Run) -> str:
 
 
 def _curve(runs: Sequence[Run], name: str) -> Rows:
-    rows = _measure(runs, f"{name}: area under {_SCORES[runs[0]['scores'][name]]}", f"auc_{name}")
+    better = "higher" if name in _HIGHER else "lower"
+    rows = _measure(runs, f"{name}: area, {better} is better", f"auc_{name}")
     if runs[0]["steps"][name][-1] != 1:
         rows.append(("  normalised", [number(run[f"auc_normalised_{name}"]) for run in runs]))
         rows.append(("  of the probability", [number(run[f"probability_auc_{name}"]) for run in runs]))
@@ -39,7 +40,7 @@ def _curve(runs: Sequence[Run], name: str) -> Rows:
     return [*rows, *((f"  at {shares[k]:g}", [number(run["curves"][name][k]) for run in runs]) for k in shown)]
 
 
-_SCORES = {"hits": "right decisions", "probability": "the probability"}
+_HIGHER = ("negative", "insertion", "road-lerf")
 
 
 def _measure(runs: Sequence[Run], label: str, key: str) -> Rows:
