@@ -169,7 +169,7 @@ class Perturbation:
         key = (what,) if what in ("mean", "black") else (what, *copies.key)  # one picture for all images
         if key not in self._known:
             picture = copies.clean if what == "clean" else copies.fill(what)
-            self._known[key] = self._logits(picture)[0]
+            (self._known[key],) = halving(lambda some: list(self._logits(torch.cat(list(some)))), [picture])
         return self._known[key]
 
     def _logits(self, pictures: Tensor) -> npt.NDArray[np.float32]:

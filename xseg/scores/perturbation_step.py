@@ -261,10 +261,8 @@ class _Protocol:
         """What is taken apart; maps of the background are left out.
 
         Raises:
-            BadInput: labels that are needed and not known, or maps that are not finite.
+            BadInput: labels that are needed and not known.
         """
-        if name := record.not_finite():
-            raise BadInput(f"{name} has values that are not finite")
         foreground = record.arrays["maps/class_id"] != 0
         maps, class_id = record.arrays["maps"][foreground], record.arrays["maps/class_id"][foreground]
         key = (record.id, record.source)

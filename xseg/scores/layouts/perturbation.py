@@ -31,7 +31,7 @@ def _targets(run: Run) -> str:
 
 def _curve(runs: Sequence[Run], name: str) -> Rows:
     better = "higher" if name in _HIGHER else "lower"
-    rows = _measure(runs, f"{name}: area, {better} is better", f"auc_{name}")
+    rows = _measure(runs, f"{name} area ({better} is better)", f"auc_{name}")
     if runs[0]["steps"][name][-1] != 1:
         rows.append(("  normalised", [number(run[f"auc_normalised_{name}"]) for run in runs]))
         rows.append(("  of the probability", [number(run[f"probability_auc_{name}"]) for run in runs]))
