@@ -4,6 +4,7 @@ import torch
 from scipy.sparse import lil_matrix
 from scipy.sparse.linalg import spsolve
 
+from xseg.device import torchvision_ready
 from xseg.scores import road
 
 
@@ -50,6 +51,15 @@ def test_the_fill_solves_the_sparse_system(holes, height, width, share):
     found = road.impute(torch.from_numpy(image)[None], torch.from_numpy(removed)[None])[0].numpy()
     assert np.abs(found - solved_directly(image, removed)).max() < 1e-6
     assert (found[:, ~removed] == image[:, ~removed]).all()
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of the peer's
+def test_the_fill_is_that_of_the_published_code():
+    torchvision_ready()
+    peer = pytest.importorskip("pytorch_grad_cam.metrics.road")
+    image, removed = torch.rand(3, 30, 26, generator=torch.Generator().manual_seed(0)), blob(30, 26, 0.6)
+    expected = peer.NoisyLinearImputer(noise=0)(image, torch.from_numpy(~removed).float())
+    assert torch.allclose(road.impute(image[None], torch.from_numpy(removed)[None])[0], expected, atol=1e-5)
 
 
 def test_it_converges_in_few_steps_on_a_large_hole_with_few_known_pixels(monkeypatch):
