@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from xseg.pictures.line_chart import COLOURS, GRID, Line, Panel, line_charts, png
+from xseg.pictures.line_chart import COLOURS, GRID, Line, Panel, line_charts, png, run_of
 
 
 def pixels(picture, colour):
@@ -42,7 +42,17 @@ def test_a_curve_without_points_and_odd_names_are_drawn():
     lines = [Line("x" * 300, (0, 1), (None, None)), Line("\u4e2d [red]\n", (0, 1), (0, None))]
     picture = line_charts([Panel("", "", "", lines)])
     assert len(pixels(picture, GRID))
-    with Image.open(io.BytesIO(png(picture))) as again:
+    with Image.open(io.BytesIO(png(picture, "0a"))) as again:
         assert again.size == picture.size
     with pytest.raises(ValueError, match="no panel"):
         line_charts([])
+
+
+def test_a_picture_knows_its_run(tmp_path):
+    path = tmp_path / "curves.png"
+    path.write_bytes(png(line_charts([panel(0.5)]), "0a1b"))
+    assert run_of(path) == "0a1b"
+    Image.new("RGB", (4, 4)).save(path)
+    assert run_of(path) is None
+    path.write_text("no picture")
+    assert run_of(path) is None

@@ -130,7 +130,8 @@ def test_the_curves_are_drawn(made, tmp_path):
             assert picture.width > 600
             colours = {colour for _, colour in picture.convert("RGB").getcolors(1 << 20)}
             assert ((213, 94, 0) in colours) == (len(names) == 2)
-    with pytest.raises(CannotCreate, match="exists"):
+    score(made, made.cam, made.random, picture=path, told=runtime(limit=2))  # the same again
+    with pytest.raises(CannotCreate, match="not a picture of this run"):
         score(made, made.cam, picture=path)
     with pytest.raises(UsageError, match=r"ends in .png"):
         score(made, made.cam, picture=tmp_path / "curves.jpg")

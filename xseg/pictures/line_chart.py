@@ -4,8 +4,9 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from xseg.pictures.sheet import FRAME, GAP, INK, LINE, PAPER, Font, fit_text
 
@@ -13,6 +14,7 @@ from xseg.pictures.sheet import FRAME, GAP, INK, LINE, PAPER, Font, fit_text
 COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233), (230, 159, 0), (32, 32, 32))
 GRID = (228, 228, 228)
 _SIDE, _LEFT, _COLUMNS = 300, 44, 2
+_RUN = "xseg run"
 _SCALE = 3  # lines are drawn this much larger and then shrunk, which smooths them
 
 
@@ -65,11 +67,22 @@ def line_charts(panels: Sequence[Panel]) -> Image.Image:
     return chart
 
 
-def png(picture: Image.Image) -> bytes:
-    """The picture as the bytes of a PNG."""
+def png(picture: Image.Image, run: str) -> bytes:
+    """The picture as the bytes of a PNG that knows which run it is of."""
+    known = PngImagePlugin.PngInfo()
+    known.add_text(_RUN, run)
     buffer = io.BytesIO()
-    picture.save(buffer, "PNG")
+    picture.save(buffer, "PNG", pnginfo=known)
     return buffer.getvalue()
+
+
+def run_of(path: Path) -> str | None:
+    """The run that a picture is of; None if `png` did not make it, or it cannot be read."""
+    try:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return picture.info.get(_RUN)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return None
 
 
 def _draw_panel(chart: Image.Image, panel: Panel, corner: tuple[int, int], font: Font) -> None:

@@ -98,7 +98,6 @@ def evaluate_perturbation(
     """
     if options.classifier == "-" and "-" in inputs:
         raise UsageError("both the heatmaps and the classifier are '-'", "save one of them to a file first")
-    _check_picture(options.picture, runtime)
     _, content, classifier = load_classifier(options.classifier, resolve(runtime.device))
     parent = Parent("classifier", content)
     options = options.resolved(classifier)
@@ -110,27 +109,32 @@ def evaluate_perturbation(
                 f"{opened.heading} was not made directly by {options.classifier}; the curves are about this classifier"
             )
     header = _header(runs, parent, classifier, dataset, options, runtime)
+    _check_picture(options.picture, header.run, runtime)
     protocol = _Protocol(classifier, dataset, options, runtime)
     outcome = score_runs(runs, header, protocol.score, runtime)
     if options.picture is not None:
-        _draw(outcome[1], options.picture)
+        _draw(outcome[1], options.picture, header.run)
     return outcome
 
 
-def _check_picture(path: Path | None, runtime: Runtime) -> None:
+def _check_picture(path: Path | None, run: str, runtime: Runtime) -> None:
     """Find out before the work begins that the picture cannot be written.
 
     Raises:
         UsageError: its name is not that of a PNG.
-        CannotCreate: it is there and may not be replaced, or its directory cannot be written.
+        CannotCreate: it is there, not of this run, and may not be replaced, or its directory cannot be written.
     """
+    from xseg.pictures.line_chart import run_of
+
     if path is None:
         return
     if path.suffix.lower() != ".png":
         raise UsageError(f"--curve {path}: needed a name that ends in .png", "for example --curve curves.png")
     check_writable(path)
-    if path.exists() and not runtime.overwrite:
-        raise CannotCreate(f"{path} exists", "choose another --curve, or use --overwrite")
+    if path.exists() and not runtime.overwrite and run_of(path) != run:
+        raise CannotCreate(
+            f"{path} exists and is not a picture of this run", "choose another --curve, or use --overwrite"
+        )
 
 
 def _frame(classifier: Classifier, asked: tuple[int, int] | None) -> tuple[int, int]:
@@ -163,17 +167,17 @@ def _header(
     return Header("scores", classifier.config.classes, "evaluate", decided, parents=tuple(parents), argv=runtime.argv)
 
 
-def _draw(rows: Sequence[Row], path: Path) -> None:
+def _draw(rows: Sequence[Row], path: Path, run: str) -> None:
     from xseg.exchange.png import write_whole
     from xseg.pictures.line_chart import Line, Panel, line_charts, png
 
     panels = []
     for name, shares in rows[0][1]["steps"].items():
-        lines = [Line(heading, shares, run["curves"][name]) for heading, run in rows]
+        lines = [Line(heading, shares, one["curves"][name]) for heading, one in rows]
         measure = rows[0][1]["scores"][name]
         changed = "inserted" if name == "insertion" else "removed"
         panels.append(Panel(name, f"share of pixels {changed}", _AXIS[measure], lines))
-    write_whole(path, png(line_charts(panels)))
+    write_whole(path, png(line_charts(panels), run))
 
 
 _AXIS = {"hits": "share of right decisions", "probability": "probability of the class"}
