@@ -75,7 +75,6 @@ class Perturbation:
     ) -> None:
         self._classifier, self._curves, self._frame = classifier, tuple(curves), frame
         self._batch_size, self._seed = batch_size, seed
-        self._device = device_of(classifier)
         self._known: dict[tuple[str, ...], npt.NDArray[np.float32]] = {}
 
     def readings(self, subject: Subject, against: Against) -> list[Readings]:
