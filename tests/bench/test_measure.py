@@ -56,6 +56,6 @@ def test_cases_are_chosen_by_part_of_their_name():
     names = [case.name for case in cases("resnet50")]
     assert names
     assert all("resnet50" in name for name in names)
-    assert {"lrp", "agf", "grad-cam", "integrated-gradients"} <= {name.split()[0] for name in names}
+    assert {"lrp", "agf", "grad-cam", "integrated-gradients", "perturbation"} <= {name.split()[0] for name in names}
     with pytest.raises(UsageError, match="no case has this in its name"):
         cases("no such case")

@@ -1,4 +1,4 @@
-"""`evaluate --protocol class-specificity` and `--protocol sanity` on the command line."""
+"""`evaluate --protocol class-specificity`, `sanity` and `perturbation` on the command line."""
 
 import pytest
 
@@ -38,6 +38,21 @@ def test_sanity_compares_with_random_weights_and_random_labels(chain, run, tmp_p
     assert "was made by another classifier" in refused.stderr
 
 
+def test_perturbation_prints_curves_and_draws_them(chain, run, tmp_path):
+    picture = tmp_path / "curves.png"
+    command = ("evaluate", chain.cam, "--protocol", "perturbation", "--classifier", chain.cls, "--frame", "32x48")
+    found = run(*command, "--limit", 3, "--json").json
+    assert (found["protocol"], found["frame"], found["fill"]) == ("perturbation", [32, 48], "black")
+    assert len(found["curves"]["positive"]) == len(found["curves"]["negative"]) == 10
+    assert 0 <= found["auc_positive"] <= 0.9
+    few = (*command, chain.walk, "--dataset", chain.data, "--limit", 3, "--score-against", "predicted")
+    ended = run(*few, "--measure", "deletion,road-morf", "--steps", 4, "--curve", picture, "-o", tmp_path / "s.h5")
+    assert "deletion area" in ended.stderr
+    assert "was not made directly by" in ended.stderr  # the walk's heatmaps
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "exists" in run(*command, "--curve", picture, status=73).stderr
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
@@ -46,6 +61,14 @@ def test_sanity_compares_with_random_weights_and_random_labels(chain, run, tmp_p
         (("x.h5", "--protocol", "class-specificity"), "--dataset"),
         (("x.h5", "--protocol", "sanity", "--classifier", "c.h5", "--split", "val"), "--dataset"),
         (("x.h5", "--dataset", "d", "--classifier", "c.h5"), "--classifier belongs to --protocol sanity"),
+        (("x.h5", "--protocol", "perturbation"), "--protocol perturbation without --classifier"),
+        (("x.h5", "--dataset", "d", "--fill", "mean"), "--fill belongs to --protocol perturbation"),
+        (("x.h5", "--protocol", "sanity", "--classifier", "c", "--curve", "c.png"), "--curve belongs to"),
+        (("x.h5", "--protocol", "perturbation", "--classifier", "c", "--fill", "grey"), "--fill grey"),
+        (("x.h5", "--protocol", "perturbation", "--classifier", "c", "--measure", "up"), "--measure up"),
+        (("x.h5", "--protocol", "perturbation", "--classifier", "c", "--frame", "9"), "--frame 9: needed HxW"),
+        (("x.h5", "--protocol", "perturbation", "--classifier", "c", "--score-against", "x"), "--score-against x"),
+        (("x.h5", "--protocol", "perturbation", "--classifier", "c", "--threshold", "0.1"), "--threshold belongs"),
         (("x.h5", "--dataset", "d", "--device", "cpu"), "--device belongs to --protocol sanity"),
         (("x.h5", "--dataset", "d", "--images", "i"), "--images belongs to --protocol sanity"),
         (("x.h5", "--dataset", "d", "--protocol", "class-specificity", "--threshold", "0.1"),

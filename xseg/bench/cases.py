@@ -12,6 +12,7 @@ from xseg.affinity.pairs import half_offsets, pair_labels, windows
 from xseg.affinity.transition import transition
 from xseg.bench.explanations import explanation_cases
 from xseg.bench.measure import Case
+from xseg.bench.perturbations import perturbation_case
 from xseg.datasets.synthetic import render
 from xseg.errors import UsageError
 from xseg.labels.backends import resolve_backend
@@ -36,7 +37,7 @@ def cases(only: str = "") -> list[Case]:
 
 
 def _refinement_cases() -> list[Case]:
-    found = [walk_case(36, 63, 3), walk_case(36, 63, 21), loss_case(448)]
+    found = [walk_case(36, 63, 3), walk_case(36, 63, 21), loss_case(448), perturbation_case()]
     if importlib.util.find_spec("pydensecrf"):
         found += [crf_case(labels) for labels in (2, 3, 4)]
     if importlib.util.find_spec("sklearn"):

@@ -40,9 +40,9 @@ def _cost(
     return Case(
         f"{method} {' '.join(settings)} {network} {SIDE}, {classes} {plural}, in units of {unit}",
         passes,
-        lambda: _explain(_network(network), method, settings, classes),
+        lambda: _explain(random_network(network), method, settings, classes),
         _CLOSE,
-        expected=lambda: _explain(_network(network, double=True), method, settings, classes),
+        expected=lambda: _explain(random_network(network, double=True), method, settings, classes),
         unit=unit,
     )
 
@@ -57,7 +57,7 @@ def zennit_case(network: str, classes: int) -> Case:
     from zennit.torchvision import ResNetCanonizer, VGGCanonizer
 
     def peer() -> Tensor:
-        classifier = _network(network)
+        classifier = random_network(network)
         composite = EpsilonPlus(canonizers=[VGGCanonizer() if network.startswith("vgg") else ResNetCanonizer()])
         images = _images(classifier).repeat(classes, 1, 1, 1)
         with Gradient(classifier.net, composite) as attributor:
@@ -67,7 +67,7 @@ def zennit_case(network: str, classes: int) -> Case:
     return Case(
         f"lrp epsilon-plus {network} {SIDE}, {classes} {'class' if classes == 1 else 'classes'}, against zennit",
         peer,
-        lambda: _explain(_network(network), "lrp", ("composite=epsilon-plus", "start=one"), classes),
+        lambda: _explain(random_network(network), "lrp", ("composite=epsilon-plus", "start=one"), classes),
         _CLOSE,
     )
 
@@ -77,7 +77,7 @@ def captum_case(network: str, steps: int = 4) -> Case:
     from captum.attr import IntegratedGradients
 
     def peer() -> Tensor:
-        classifier = _network(network)
+        classifier = random_network(network)
         images = _images(classifier)
         attributed = IntegratedGradients(classifier).attribute(
             images, torch.zeros_like(images), target=int(_targets(1)[0]), n_steps=steps, internal_batch_size=1
@@ -88,7 +88,7 @@ def captum_case(network: str, steps: int = 4) -> Case:
     return Case(
         f"integrated-gradients steps={steps} {network} {SIDE}, against captum",
         peer,
-        lambda: _explain(_network(network), "integrated-gradients", settings, 1),
+        lambda: _explain(random_network(network), "integrated-gradients", settings, 1),
         _CLOSE,
     )
 
@@ -98,7 +98,7 @@ def path_case(network: str, steps: int = 4) -> Case:
     nodes, weights = np.polynomial.legendre.leggauss(steps)
 
     def passes() -> Tensor:
-        classifier = _network(network)
+        classifier = random_network(network)
         images = _images(classifier)
         total = torch.zeros_like(images)
         for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
@@ -109,7 +109,7 @@ def path_case(network: str, steps: int = 4) -> Case:
     return Case(
         f"integrated-gradients steps={steps} {network} {SIDE}, in units of {steps} (f+b)",
         passes,
-        lambda: _explain(_network(network), "integrated-gradients", (f"steps={steps}", "baseline=zero"), 1),
+        lambda: _explain(random_network(network), "integrated-gradients", (f"steps={steps}", "baseline=zero"), 1),
         _CLOSE,
         unit=f"{steps} (f+b)",
     )
@@ -119,7 +119,7 @@ def forward(network: str) -> Callable[[], Tensor]:
     """One forward pass without gradients."""
 
     def run() -> Tensor:
-        classifier = _network(network)
+        classifier = random_network(network)
         with torch.no_grad():
             return classifier(_images(classifier))
 
@@ -130,7 +130,7 @@ def forward_backward(network: str) -> Callable[[], Tensor]:
     """A forward and a backward pass to the image with frozen parameters."""
 
     def run() -> Tensor:
-        classifier = _network(network)
+        classifier = random_network(network)
         leaf = _images(classifier).requires_grad_()
         return torch.autograd.grad(classifier(leaf)[0, int(_targets(1)[0])], leaf)[0]
 
@@ -138,7 +138,8 @@ def forward_backward(network: str) -> Callable[[], Tensor]:
 
 
 @cache
-def _network(name: str, double: bool = False) -> Classifier:
+def random_network(name: str, double: bool = False) -> Classifier:
+    """A torchvision network with random weights, frozen; in float64 if `double`."""
     classes = [str(number) for number in range(1000)]
     classifier = create(f"torchvision:{name}", classes, weights="none").eval()
     if double:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -80,10 +80,30 @@ def map_size_of(text: str) -> "MapSize":
     """
     if text in {"image", "model"}:
         return text  # type: ignore[return-value]
+    return sides_of(text) or _refused(f"--map-size {text}: needed image, model or HxW", "for example --map-size 56x56")
+
+
+def frame_of(text: str | None) -> tuple[int, int] | None:
+    """`HxW`, or nothing for nothing.
+
+    Raises:
+        UsageError: something else.
+    """
+    if text is None:
+        return None
+    return sides_of(text) or _refused(f"--frame {text}: needed HxW", "for example --frame 224x224")
+
+
+def sides_of(text: str) -> tuple[int, int] | None:
+    """Height and width written as `HxW`; None for anything else."""
     height, cross, width = text.partition("x")
-    if cross and height.isdigit() and width.isdigit() and int(height) and int(width):
+    if cross and height.isdecimal() and width.isdecimal() and int(height) and int(width):
         return int(height), int(width)
-    raise UsageError(f"--map-size {text}: needed image, model or HxW", "for example --map-size 56x56")
+    return None
+
+
+def _refused(problem: str, hint: str) -> NoReturn:
+    raise UsageError(problem, hint)
 
 
 def report(context: Context, status: Status) -> Status:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -22,9 +23,12 @@ def evaluate(
     context: Context,
     inputs: ArtifactsIn,
     dataset: Annotated[
-        str | None, typer.Option(metavar="DATASET", help="Data set with ground-truth masks; sanity needs none.")
+        str | None,
+        typer.Option(metavar="DATASET", help="Data set with ground truth; sanity and perturbation need none."),
     ] = None,
-    protocol: Annotated[str, typer.Option(help="segmentation, class-specificity or sanity.")] = "segmentation",
+    protocol: Annotated[
+        str, typer.Option(help="segmentation, class-specificity, sanity or perturbation.")
+    ] = "segmentation",
     threshold: Annotated[float | None, typer.Option(help="Background score for maps without background; 0.2.")] = None,
     tune_on: Annotated[str | None, typer.Option(metavar="SPLIT", help="Choose the threshold on this split.")] = None,
     tune_with: Annotated[
@@ -34,7 +38,10 @@ def evaluate(
         str | None, typer.Option(help="Mean over classes: present (default), or psa (absent ones count 0).")
     ] = None,
     classifier: Annotated[
-        str | None, typer.Option(metavar="FILE", help="Sanity: the classifier that made the heatmaps.")
+        str | None,
+        typer.Option(
+            metavar="FILE", help="Sanity: the classifier that made the heatmaps. Perturbation: the one asked."
+        ),
     ] = None,
     randomise: Annotated[
         str | None, typer.Option(help="Sanity: weights cascading from the head down (default), or independent.")
@@ -45,26 +52,50 @@ def evaluate(
     random_labels: Annotated[
         str | None, typer.Option(metavar="FILE", help="Sanity: compare with one made by train-cls --permute-labels.")
     ] = None,
+    measure: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="Perturbation: positive,negative (default), insertion, deletion, road-morf, road-lerf.",
+        ),
+    ] = None,
+    fill: Annotated[
+        str | None, typer.Option(help="Perturbation: removed pixels become black (default), mean or blur.")
+    ] = None,
+    score_against: Annotated[
+        str | None, typer.Option(help="Perturbation: right is what the labels say (default), or what was predicted.")
+    ] = None,
+    frame: Annotated[
+        str | None, typer.Option(metavar="HxW", help="Perturbation: size of the images; the classifier's input size.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Perturbation: of insertion and deletion; 224.")] = None,
+    curve: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Perturbation: draw the curves.")] = None,
     bootstrap: Annotated[int, typer.Option(min=2, help="Resamples for the 95 % interval.")] = 1000,
     split: SplitOpt = None,
     format_: FormatOpt = None,
 ) -> Status:
-    """Score heatmaps, pseudolabels or masks against ground truth, or heatmaps against randomised ones.
+    """Score heatmaps, pseudolabels or masks against ground truth, or heatmaps by what a classifier makes of them.
 
     Example: xseg evaluate cam.h5 masks.h5 --dataset VOC2012 --split val --json
 
     Example: xseg evaluate cam.h5 --protocol class-specificity --dataset VOC2012 --split val
 
     Example: xseg evaluate cam.h5 --protocol sanity --classifier cls.h5 --limit 50
+
+    Example: xseg evaluate cam.h5 random.h5 --protocol perturbation --classifier cls.h5 --curve curves.png
     """
     from xseg.cli.data import dataset_of
 
     require_one_of("--protocol", protocol, *PROTOCOLS)
     require_one_of("--average", average, "present", "psa")
     require_one_of("--randomise", randomise, "cascading", "independent")
+    require_one_of("--fill", fill, "black", "mean", "blur")
+    require_one_of("--score-against", score_against, "labels", "predicted")
     own = {
         "threshold": threshold, "tune_on": tune_on, "tune_with": tune_with or None, "average": average,
         "classifier": classifier, "randomise": randomise, "stages": stages, "random_labels": random_labels,
+        "measure": measure, "fill": fill, "score_against": score_against, "frame": frame, "steps": steps,
+        "curve": curve,
     }  # fmt: skip
     _refuse_foreign(protocol, own, context)
     _refuse_combinations(protocol, {**own, "dataset": dataset, "split": split, "format": format_})
@@ -107,8 +138,8 @@ def _refuse_combinations(protocol: str, given: Mapping[str, object]) -> None:
         raise UsageError("--threshold and --tune-on exclude each other")
     if given["tune_with"] and given["tune_on"] is None:
         raise UsageError("--tune-with without --tune-on", "name the split it covers: --tune-on SPLIT")
-    if protocol == "sanity" and given["classifier"] is None:
-        raise UsageError("--protocol sanity without --classifier", "give the heatmaps' own one: --classifier FILE")
+    if "classifier" in PROTOCOLS[protocol].options and given["classifier"] is None:
+        raise UsageError(f"--protocol {protocol} without --classifier", "give the heatmaps' own one: --classifier FILE")
     for name in ("randomise", "stages"):
         if given["random_labels"] is not None and given[name] is not None:
             raise UsageError(f"--random-labels and --{name} exclude each other: either labels or weights are random")

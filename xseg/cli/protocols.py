@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xseg.cli.command import Context
+from xseg.cli.options import require_one_of
 
 if TYPE_CHECKING:
     from xseg.scores.runs import Outcome
@@ -53,12 +54,49 @@ def _sanity(context: Context, inputs: list[str], data: Any, own: Mapping[str, An
     return evaluate_sanity(inputs, data, options, context.runtime)
 
 
+def _perturbation(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.cli.data import frame_of
+    from xseg.scores.perturbation import CURVES
+    from xseg.scores.perturbation_step import PerturbationOptions, evaluate_perturbation
+
+    curves = tuple((own["measure"] or "positive,negative").split(","))
+    for name in curves:
+        require_one_of("--measure", name, *CURVES)
+    options = PerturbationOptions(
+        own["classifier"],
+        tuple(dict.fromkeys(curves)),
+        own["fill"],
+        own["score_against"],
+        frame_of(own["frame"]),
+        own["steps"],
+        own["curve"],
+        own["bootstrap"],
+    )
+    return evaluate_perturbation(inputs, data, options, context.runtime)
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "segmentation": Protocol(_segmentation, ("threshold", "tune_on", "tune_with", "average")),
     "class-specificity": Protocol(_class_specificity),
     "sanity": Protocol(
         _sanity,
         ("classifier", "randomise", "stages", "random_labels", "images", "device", "batch_size"),
+        needs_dataset=False,
+    ),
+    "perturbation": Protocol(
+        _perturbation,
+        (
+            "classifier",
+            "measure",
+            "fill",
+            "score_against",
+            "frame",
+            "steps",
+            "curve",
+            "images",
+            "device",
+            "batch_size",
+        ),
         needs_dataset=False,
     ),
 }

@@ -35,6 +35,20 @@ class ImageMeans:
         numbers = [values[name] for name in self.names]
         self._images[image] = [np.nan if number is None else number for number in numbers]
 
+    def minus(self, other: "ImageMeans") -> "ImageMeans":
+        """Differences image by image, on the images that both have: their summary is that of a paired comparison.
+
+        Raises:
+            ValueError: other names.
+        """
+        if self.names != other.names:
+            raise ValueError(f"numbers {self.names} minus numbers {other.names}, needed the same")
+        found = ImageMeans(self.names)
+        for image in self._images.keys() & other._images.keys():
+            pairs = zip(self._images[image], other._images[image], strict=True)
+            found._images[image] = [mine - theirs for mine, theirs in pairs]
+        return found
+
     def summary(self, replicates: int, seed: int) -> dict[str, Any]:
         """Of every name its mean over the images that have it, and the 95 % interval of that mean.
 

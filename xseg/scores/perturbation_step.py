@@ -1,0 +1,316 @@
+"""The step `evaluate --protocol perturbation`: heatmaps say in which order pixels go, a classifier what is lost."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from xseg.artifacts.header import Header, Parent
+from xseg.artifacts.publish import check_writable
+from xseg.artifacts.record import Record
+from xseg.classifier.model import Classifier
+from xseg.classifier.step import load_classifier
+from xseg.datasets.index import Dataset
+from xseg.device import resolve
+from xseg.errors import BadInput, CannotCreate, InputMissing, UsageError
+from xseg.heatmaps.step import Labels
+from xseg.heatmaps.views import fixed_size
+from xseg.runs.photographs import Photograph, Photographs
+from xseg.runs.runtime import Runtime
+from xseg.scores.perturb_image import Perturbation, Subject
+from xseg.scores.perturbation import Against, Fill, PerturbationScore, can_judge, curve_named
+from xseg.scores.runs import Opened, Outcome, Row, alongside, open_runs, score_runs, unseen
+from xseg.training.output import dataset_parent
+
+_BATCH_SIZE = 32  # copies of one image, on an accelerator
+_MUCH_TIED = 0.1
+
+
+@dataclass(frozen=True)
+class PerturbationOptions:
+    """What is measured, and how.
+
+    Attributes:
+        classifier: path of the classifier that is asked.
+        curves: names, see `xseg.scores.perturbation.CURVES`.
+        fill: what removed pixels become on the curves `positive` and `negative`; None: black, as published.
+        score_against: `labels`, or the classes `predicted` on the intact image; None: labels, as published.
+        frame: (height, width) at which images are looked at; None: the classifier's input size.
+        steps: of insertion and deletion; None: 224, as published.
+        picture: where the curves are drawn as a PNG; None: nowhere.
+        replicates: bootstrap resamples for the 95 % intervals.
+    """
+
+    classifier: str
+    curves: tuple[str, ...] = ("positive", "negative")
+    fill: Fill | None = None
+    score_against: Against | None = None
+    frame: tuple[int, int] | None = None
+    steps: int | None = None
+    picture: Path | None = None
+    replicates: int = 1000
+
+    def resolved(self, classifier: Classifier) -> "PerturbationOptions":
+        """The same with every default filled in; what plays no part stays None.
+
+        Raises:
+            UsageError: an option that nothing measured makes use of, or a frame that the network does not take.
+        """
+        chosen = set(self.curves)
+        judged = bool(chosen - {"insertion", "deletion"})
+        for option, given, used in (
+            ("fill", self.fill, bool(chosen & {"positive", "negative"})),
+            ("score-against", self.score_against, judged),
+            ("steps", self.steps, bool(chosen & {"insertion", "deletion"})),
+        ):
+            if given is not None and not used:
+                raise UsageError(f"--{option}: not used by --measure {','.join(self.curves)}", "leave it out")
+        return replace(
+            self,
+            fill=self.fill or "black" if chosen & {"positive", "negative"} else None,
+            score_against=self.score_against or "labels" if judged else None,
+            frame=_frame(classifier, self.frame),
+            steps=self.steps or 224 if chosen & {"insertion", "deletion"} else None,
+        )
+
+
+def evaluate_perturbation(
+    inputs: Sequence[str], dataset: Dataset | None, options: PerturbationOptions, runtime: Runtime
+) -> Outcome:
+    """Take the images of every run apart in the order of its heatmaps, and compare the runs image by image.
+
+    Args:
+        inputs: heatmaps of any origin; the files of one run are scored together, several runs side by side.
+        dataset: the images to use, and their labels where it has some; None: those of the run, at most `--limit`.
+        options: what is measured.
+        runtime: shared options; `batch_size` counts copies.
+
+    Returns:
+        The JSON object, (heading, run) pairs for a table, and the exit status.
+
+    Raises:
+        BadInput: other classes than the classifier's, images of the split that the input lacks, or no image scored.
+        UsageError: a frame that the network does not take.
+        CannotCreate: the output or the picture is there already, or cannot be created.
+    """
+    if options.classifier == "-" and "-" in inputs:
+        raise UsageError("both the heatmaps and the classifier are '-'", "save one of them to a file first")
+    _, content, classifier = load_classifier(options.classifier, resolve(runtime.device))
+    parent = Parent("classifier", content)
+    options = options.resolved(classifier)
+    runs = open_runs(inputs, ("heatmaps",), runtime)
+    for opened in runs:
+        opened.source.require_classes(classifier.config.classes, options.classifier)
+        if parent not in opened.source.header.parents:
+            runtime.reporter.note(
+                f"{opened.heading} was not made directly by {options.classifier}; the curves are about this classifier"
+            )
+    header = _header(runs, parent, classifier, dataset, options, runtime)
+    _check_picture(options.picture, header.run, runtime)
+    protocol = _Protocol(classifier, dataset, options, runtime)
+    outcome = score_runs(runs, header, protocol.score, runtime)
+    if options.picture is not None:
+        _draw(outcome[1], options.picture, header.run)
+    return outcome
+
+
+def _check_picture(path: Path | None, run: str, runtime: Runtime) -> None:
+    """Find out before the work begins that the picture cannot be written.
+
+    Raises:
+        UsageError: its name is not that of a PNG.
+        CannotCreate: it is there, not of this run, and may not be replaced, or its directory cannot be written.
+    """
+    from xseg.pictures.line_chart import run_of
+
+    if path is None:
+        return
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--curve {path}: needed a name that ends in .png", "for example --curve curves.png")
+    check_writable(path)
+    if path.exists() and not runtime.overwrite and run_of(path) != run:
+        raise CannotCreate(
+            f"{path} exists and is not a picture of this run", "choose another --curve, or use --overwrite"
+        )
+
+
+def _frame(classifier: Classifier, asked: tuple[int, int] | None) -> tuple[int, int]:
+    fixed = fixed_size(classifier)
+    if asked is not None and fixed is not None and asked != fixed:
+        height, width = fixed
+        raise UsageError(f"--frame {asked[0]}x{asked[1]}: this model takes images of {height}x{width} only")
+    return asked or classifier.config.input_size
+
+
+def _header(
+    runs: Sequence[Opened],
+    parent: Parent,
+    classifier: Classifier,
+    dataset: Dataset | None,
+    options: PerturbationOptions,
+    runtime: Runtime,
+) -> Header:
+    decided = {
+        **asdict(options),
+        "protocol": "perturbation",
+        "split": dataset.split if dataset else None,
+        "limit": runtime.limit,
+        "seed": runtime.seed,
+    }
+    del decided["classifier"], decided["picture"]  # the parents know the one by content, the other changes nothing
+    parents = [*(opened.source.parent for opened in runs), parent]
+    if dataset is not None:
+        parents.append(dataset_parent(dataset))
+    return Header("scores", classifier.config.classes, "evaluate", decided, parents=tuple(parents), argv=runtime.argv)
+
+
+def _draw(rows: Sequence[Row], path: Path, run: str) -> None:
+    from xseg.exchange.png import write_whole
+    from xseg.pictures.line_chart import Line, Panel, line_charts, png
+
+    panels = []
+    for name, shares in rows[0][1]["steps"].items():
+        lines = [Line(heading, shares, one["curves"][name]) for heading, one in rows]
+        measure = rows[0][1]["scores"][name]
+        changed = "inserted" if name == "insertion" else "removed"
+        panels.append(Panel(name, f"share of pixels {changed}", _AXIS[measure], lines))
+    write_whole(path, png(line_charts(panels), run))
+
+
+_AXIS = {"hits": "share of right decisions", "probability": "probability of the class"}
+
+
+def _labels(dataset: Dataset, classifier: Classifier) -> Labels | None:
+    """The data set's labels in the classifier's order; None if it has none, and those in the heatmaps count.
+
+    Raises:
+        BadInput: a class that the classifier does not know.
+    """
+    if not dataset.has_labels:
+        return None
+    labels = Labels(dataset, classifier.config.classes)
+    if labels.unknown:
+        raise BadInput(
+            f"{dataset.location}: class {labels.unknown[0]!r} is unknown to the classifier"
+            f" ({len(labels.unknown)} of {len(dataset.classes)} are)",
+            "use the data that it was trained for, or --score-against predicted",
+        )
+    return labels
+
+
+class _Protocol:
+    """What is shared by all runs: the classifier, what it said about intact images, and the scores to compare with."""
+
+    def __init__(
+        self, classifier: Classifier, dataset: Dataset | None, options: PerturbationOptions, runtime: Runtime
+    ) -> None:
+        self._classifier, self._dataset, self._options, self._runtime = classifier, dataset, options, runtime
+        self._curves = [curve_named(name, options.fill or "black", options.steps or 224) for name in options.curves]
+        self._against: Against = options.score_against or "predicted"  # labels need not be known if none are used
+        assert options.frame is not None  # resolved by the caller
+        on_cpu = next(classifier.parameters()).device.type == "cpu"
+        batch_size = runtime.batch_size or (1 if on_cpu else _BATCH_SIZE)
+        self._perturbation = Perturbation(classifier, self._curves, options.frame, batch_size, runtime.seed)
+        self._labels = _labels(dataset, classifier) if dataset is not None and self._against == "labels" else None
+        self._done: list[tuple[str, PerturbationScore]] = []
+
+    def score(self, opened: Opened) -> tuple[dict[str, Any], int]:
+        """The run's JSON object, and how many images failed."""
+        score, seen, bare, failed = PerturbationScore(self._curves), set(), 0, 0
+        reporter = self._runtime.reporter
+        reporter.start("evaluate", self._total(opened))
+        for record, found in self._runtime.stop.between(self._photographs(opened)):
+            seen.add(record.id)
+            try:
+                if isinstance(found, BadInput | InputMissing):
+                    raise found
+                if not (subject := self._subject(record, found.image)).class_id.size:
+                    bare += 1
+                else:
+                    score.add(record.id, self._perturbation.readings(subject, self._against))
+            except (BadInput, InputMissing) as error:
+                failed += 1
+                reporter.note(f"failed: {record.id}: {error}")
+            reporter.advance(1)
+        missing = self._missing(opened, seen) + failed
+        if not len(score):
+            raise BadInput(
+                f"{opened.heading}: no image could be scored: {failed} failed, {bare} have no map",
+                "the reasons of those that failed stand above" if failed else "explain classes that the images have",
+            )
+        return self._result(opened, score, missing, bare), failed
+
+    def _total(self, opened: Opened) -> int:
+        work = opened.source.header.work
+        total = len(self._dataset) if self._dataset else work.total if work else 0
+        return min(total, self._runtime.limit or total)
+
+    def _photographs(self, opened: Opened) -> Iterator[tuple[Record, Photograph | BadInput | InputMissing]]:
+        source, dataset, runtime = opened.source, self._dataset, self._runtime
+        if dataset is not None and runtime.images is None:
+            runtime = replace(runtime, images=dataset.root)
+        wanted = {item.id for item in dataset.items} if dataset else None
+        return islice(alongside(source, wanted, Photographs(source, runtime).of, runtime), runtime.limit)
+
+    def _missing(self, opened: Opened, seen: set[str]) -> int:
+        if self._dataset is None:
+            return len(opened.source.failures)
+        hint = "make them for this split, or score what is there with --allow-missing"
+        return len(unseen(opened.source, self._dataset, seen, self._runtime, hint))
+
+    def _subject(self, record: Record, image: np.ndarray) -> Subject:
+        """What is taken apart; maps of the background are left out.
+
+        Raises:
+            BadInput: labels that are needed and not known.
+        """
+        foreground = record.arrays["maps/class_id"] != 0
+        maps, class_id = record.arrays["maps"][foreground], record.arrays["maps/class_id"][foreground]
+        key = (record.id, record.source)
+        if self._against == "predicted":
+            return Subject(key, image, maps, class_id, None)
+        labels = record.labels
+        if self._labels is not None and self._dataset is not None:
+            labels = self._labels.of(self._dataset.by_id[record.id])
+        if not can_judge(labels, self._classifier.config.activation, class_id):
+            raise BadInput(
+                "its labels are not known", "give a --dataset that has them, or use --score-against predicted"
+            )
+        return Subject(key, image, maps, class_id, labels)
+
+    def _result(self, opened: Opened, score: PerturbationScore, missing: int, bare: int) -> dict[str, Any]:
+        options, seed, header = self._options, self._runtime.seed, opened.source.header
+        found = score.result(options.replicates, seed)
+        if found["tie_fraction"] > _MUCH_TIED:
+            self._runtime.reporter.note(
+                f"{opened.heading}: {found['tie_fraction']:.0%} of the pixels tie where a cut is made; they go in the"
+                " order of reading, which is not the method's"
+            )
+        against = [
+            {"input": name, **score.compared_with(other, options.replicates, seed)} for name, other in self._done
+        ]
+        self._done.append((opened.heading, score))
+        return {
+            "protocol": "perturbation",
+            "split": (self._dataset.split or "all") if self._dataset else None,
+            "images": len(score),
+            "maps": score.maps,
+            "missing": missing,
+            "images_without_map": bare,
+            "classes": list(header.classes),
+            "method": header.params.get("method", header.command or None),
+            "targets": header.params.get("targets"),
+            "labels_given": header.provenance.get("labels_given"),
+            "activation": self._classifier.config.activation,
+            "frame": list(options.frame or ()),
+            "fill": options.fill,
+            "score_against": options.score_against,
+            "scores": {curve.name: curve.scores for curve in self._curves},
+            "fills": {curve.name: curve.fill for curve in self._curves},
+            **found,
+            "differences": against,
+            "bootstrap": {"replicates": options.replicates, "seed": seed, "level": 0.95, "over": "images"},
+        }
