@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from xseg.datasets.index import Dataset
     from xseg.heatmaps.views import MapSize
 
-DatasetIn = Annotated[str, typer.Argument(metavar="DATASET", help="A directory, file, .tar or .zip with images.")]
+DatasetIn = Annotated[str, typer.Argument(metavar="DATASET", help="A directory, file, .tar, .zip or .mat with images.")]
 SplitOpt = Annotated[str | None, typer.Option(help="Name of a list of images; default: all.")]
 TrainSplitOpt = Annotated[str | None, typer.Option(help="Name of a list of images; default: train, else all.")]
 FormatOpt = Annotated[
-    str | None, typer.Option("--format", help="voc, folder, csv, pairs or images; default: recognised.")
+    str | None, typer.Option("--format", help="voc, folder, csv, pairs, images or imagenet-seg; default: recognised.")
 ]
 
 
