@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -80,10 +80,32 @@ def map_size_of(text: str) -> "MapSize":
     """
     if text in {"image", "model"}:
         return text  # type: ignore[return-value]
+    sides = _sides(text)
+    if sides is None:
+        raise UsageError(f"--map-size {text}: needed image, model or HxW", "for example --map-size 56x56")
+    return sides
+
+
+def frame_of(text: str) -> "Literal['image'] | tuple[int, int]":
+    """`image` or `HxW`.
+
+    Raises:
+        UsageError: something else.
+    """
+    if text == "image":
+        return "image"
+    sides = _sides(text)
+    if sides is None:
+        raise UsageError(f"--frame {text}: needed image or HxW", "for example --frame 224x224")
+    return sides
+
+
+def _sides(text: str) -> tuple[int, int] | None:
+    """`HxW` as two positive numbers; None for something else."""
     height, cross, width = text.partition("x")
-    if cross and height.isdigit() and width.isdigit() and int(height) and int(width):
+    if cross and height.isdecimal() and width.isdecimal() and int(height) and int(width):
         return int(height), int(width)
-    raise UsageError(f"--map-size {text}: needed image, model or HxW", "for example --map-size 56x56")
+    return None
 
 
 def report(context: Context, status: Status) -> Status:

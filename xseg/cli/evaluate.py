@@ -24,7 +24,9 @@ def evaluate(
     dataset: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Data set with ground-truth masks; sanity needs none.")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="segmentation, class-specificity or sanity.")] = "segmentation",
+    protocol: Annotated[
+        str, typer.Option(help="segmentation, class-specificity, sanity, imagenet-seg or voc-multilabel.")
+    ] = "segmentation",
     threshold: Annotated[float | None, typer.Option(help="Background score for maps without background; 0.2.")] = None,
     tune_on: Annotated[str | None, typer.Option(metavar="SPLIT", help="Choose the threshold on this split.")] = None,
     tune_with: Annotated[
@@ -45,6 +47,10 @@ def evaluate(
     random_labels: Annotated[
         str | None, typer.Option(metavar="FILE", help="Sanity: compare with one made by train-cls --permute-labels.")
     ] = None,
+    preset: Annotated[str | None, typer.Option(help="imagenet-seg: threshold rule of agf (default) or chefer.")] = None,
+    frame: Annotated[
+        str | None, typer.Option(help="imagenet-seg, voc-multilabel: HxW to squash to, 224x224 if not given, or image.")
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=2, help="Resamples for the 95 % interval.")] = 1000,
     split: SplitOpt = None,
     format_: FormatOpt = None,
@@ -56,15 +62,21 @@ def evaluate(
     Example: xseg evaluate cam.h5 --protocol class-specificity --dataset VOC2012 --split val
 
     Example: xseg evaluate cam.h5 --protocol sanity --classifier cls.h5 --limit 50
+
+    Example: xseg evaluate top1.h5 --protocol imagenet-seg --dataset gtsegs_ijcv.mat --preset chefer
+
+    Example: xseg evaluate predicted.h5 --protocol voc-multilabel --dataset VOC2012 --split val
     """
-    from xseg.cli.data import dataset_of
+    from xseg.cli.data import dataset_of, frame_of
 
     require_one_of("--protocol", protocol, *PROTOCOLS)
+    require_one_of("--preset", preset, "agf", "chefer")
     require_one_of("--average", average, "present", "psa")
     require_one_of("--randomise", randomise, "cascading", "independent")
     own = {
         "threshold": threshold, "tune_on": tune_on, "tune_with": tune_with or None, "average": average,
         "classifier": classifier, "randomise": randomise, "stages": stages, "random_labels": random_labels,
+        "preset": preset, "frame": None if frame is None else frame_of(frame),
     }  # fmt: skip
     _refuse_foreign(protocol, own, context)
     _refuse_combinations(protocol, {**own, "dataset": dataset, "split": split, "format": format_})

@@ -53,6 +53,28 @@ def _sanity(context: Context, inputs: list[str], data: Any, own: Mapping[str, An
     return evaluate_sanity(inputs, data, options, context.runtime)
 
 
+def _imagenet_seg(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.imagenet_seg_step import ForegroundOptions, evaluate_imagenet_seg
+
+    options = ForegroundOptions(own["preset"] or "agf", replicates=own["bootstrap"], **_frame(own))
+    return evaluate_imagenet_seg(inputs, data, options, context.runtime)
+
+
+def _voc_multilabel(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.voc_multilabel_step import MultilabelOptions, evaluate_voc_multilabel
+
+    return evaluate_voc_multilabel(
+        inputs, data, MultilabelOptions(replicates=own["bootstrap"], **_frame(own)), context.runtime
+    )
+
+
+def _frame(own: Mapping[str, Any]) -> dict[str, Any]:
+    """The frame as a step's options have it; nothing where it was not given."""
+    if own["frame"] is None:
+        return {}
+    return {"frame": None if own["frame"] == "image" else own["frame"]}
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "segmentation": Protocol(_segmentation, ("threshold", "tune_on", "tune_with", "average")),
     "class-specificity": Protocol(_class_specificity),
@@ -61,4 +83,6 @@ PROTOCOLS: dict[str, Protocol] = {
         ("classifier", "randomise", "stages", "random_labels", "images", "device", "batch_size"),
         needs_dataset=False,
     ),
+    "imagenet-seg": Protocol(_imagenet_seg, ("preset", "frame")),
+    "voc-multilabel": Protocol(_voc_multilabel, ("frame",)),
 }
