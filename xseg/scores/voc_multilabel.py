@@ -42,7 +42,8 @@ def soft_average_precision(values: Floats, class_id: Ints, truth: Ints, classes:
     """Average precision of the softmax over all channels against the one-hot truth, over (C+1) x pixels scores.
 
     The background's channel is 0 and that of a class without a map -0.1. Those are equal to each other in every
-    pixel, so that one group stands for them all, and K + 2 groups per pixel are ranked instead of C + 1 scores.
+    pixel, so that one group stands for them all, and K + 2 groups per pixel are ranked instead of C + 1 scores. Scores
+    are ranked in float32, as published: the last bits of float64 would tell apart what only the order of a sum does.
 
     Args:
         values: (K,H,W) as `channels` makes them.
@@ -64,7 +65,7 @@ def soft_average_precision(values: Floats, class_id: Ints, truth: Ints, classes:
     positives = np.concatenate([own, [~own.any(axis=0)]])
     totals = np.ones(positives.shape, np.int64)
     totals[-1] = absent
-    return grouped_average_precision(scores.ravel(), positives.ravel(), totals.ravel())
+    return grouped_average_precision(scores.astype(np.float32).ravel(), positives.ravel(), totals.ravel())
 
 
 def argmax_labels(values: Floats, class_id: Ints, dtype: npt.DTypeLike = np.uint8) -> Ints:

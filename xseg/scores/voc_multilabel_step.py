@@ -57,7 +57,13 @@ def evaluate_voc_multilabel(
 def _score(
     opened: Opened, dataset: Dataset, options: MultilabelOptions, runtime: Runtime
 ) -> tuple[dict[str, Any], int]:
-    signed = bool(opened.source.header.extra["signed"])
+    header = opened.source.header
+    signed, labels_given = bool(header.extra["signed"]), bool(header.provenance.get("labels_given", False))
+    if labels_given:
+        runtime.reporter.note(
+            f"{opened.heading} explains the classes truly in each image; the protocol asks for those predicted"
+            " (explain --targets predicted)"
+        )
     score = MultilabelScore(dataset.classes, signed)
 
     def add(record: Record, truth: Ints) -> None:
@@ -69,7 +75,7 @@ def _score(
         "protocol": "voc-multilabel",
         "split": dataset.split or "all",
         "missing": len(missing),
-        "labels_given": bool(opened.source.header.provenance.get("labels_given", False)),
+        "labels_given": labels_given,
         "classes": list(dataset.classes),
         "signed": signed,
         "mean_subtracted": not signed,
