@@ -169,14 +169,9 @@ def test_multilabel_scores_all_images_as_one_by_one(made, frame):
 
 
 def test_multilabel_says_when_labels_were_given(made):
-    notes = []
-
-    class Reporter:
-        note, start, advance, detail = (lambda self, *a: notes.append(a[0]) if a else None,) * 4
-
-    asked = replace(runtime(), reporter=Reporter())
-    evaluate_voc_multilabel([made.cam], made.dataset, MultilabelOptions(FRAME, 2), asked)
-    assert any("--targets predicted" in str(note) for note in notes)
+    told = runtime()
+    evaluate_voc_multilabel([made.cam], made.dataset, MultilabelOptions(FRAME, 2), told)
+    assert any("--targets predicted" in note for note in told.reporter.notes)
 
 
 def test_several_runs_stand_side_by_side(made):
