@@ -80,11 +80,12 @@ class SegmentationFile:
         array = self._array(self._references[_MASKS][number], f"mask {number}")
         if array.ndim != 2 or array.dtype.kind not in "biu":
             raise BadInput(f"{self.path}: mask {number} is {_form(array)}, needed (width, height) integers", _HINT)
-        values = array.astype(np.int64).T
-        values[values < 0] = 255
-        if strange := values[(values > 1) & (values != 255)].tolist():
+        strange = array[(array > 1) & (array != 255)]
+        if len(strange):
             raise BadInput(f"{self.path}: mask {number} holds {strange[0]}, needed 0 and 1", _HINT)
-        return np.ascontiguousarray(values.astype(np.uint8))
+        values = array.astype(np.uint8)
+        values[array < 0] = 255
+        return np.ascontiguousarray(values.T)
 
     def _listed(self, name: str) -> np.ndarray:
         """The references of `/value/NAME`, one per image."""
