@@ -5,6 +5,7 @@ import torch
 
 from xseg.bench.cases import cases
 from xseg.bench.measure import Case, measure, run
+from xseg.bench.scoring import scoring_cases
 from xseg.errors import UsageError
 
 
@@ -59,3 +60,10 @@ def test_cases_are_chosen_by_part_of_their_name():
     assert {"lrp", "agf", "grad-cam", "integrated-gradients", "perturbation"} <= {name.split()[0] for name in names}
     with pytest.raises(UsageError, match="no case has this in its name"):
         cases("no such case")
+
+
+@pytest.mark.parametrize("case", scoring_cases(), ids=lambda case: case.name)
+def test_scores_equal_those_of_their_peers(case):
+    found = measure(case, pairs=1)
+    assert found.equal
+    assert found.name in {one.name for one in cases("against")}

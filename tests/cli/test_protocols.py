@@ -2,6 +2,7 @@
 
 import pytest
 
+from tests.artifacts.build_mat import write_mat
 from tests.cli.conftest import MODEL, TRAIN
 
 
@@ -53,6 +54,35 @@ def test_perturbation_prints_curves_and_draws_them(chain, run, tmp_path):
     assert "exists" in run(*command, "--curve", picture, status=73).stderr
 
 
+def test_a_mat_goes_through_the_chain_from_one_file(chain, run, tmp_path):
+    mat, maps = write_mat(tmp_path / "gtsegs.mat", 3), tmp_path / "maps.h5"
+    run("explain", chain.cls, mat, "--targets", "top1", "-o", maps)
+    command = ("evaluate", maps, "--protocol", "imagenet-seg", "--dataset", mat, "--json")
+    found = run(*command, "--preset", "chefer", "--frame", "32x32").json
+    assert (found["images"], found["preset"], found["frame"]) == (3, "chefer", [32, 32])
+    assert found["foreground"] == "above-mean"
+    assert run(*command).json["frame"] == [224, 224]
+    run("crf", maps, "--masks", "-o", tmp_path / "masks.h5")  # finds the photographs in the .mat again
+    moved = mat.rename(tmp_path / "moved.mat")
+    assert "images not found" in run("crf", maps, "-o", tmp_path / "labels.h5", status=66).stderr
+    run("crf", maps, "--images", moved, "-o", tmp_path / "labels.h5")
+    sanity = ("evaluate", maps, "--protocol", "sanity", "--classifier", chain.cls, "--images", moved, "--stages", 2)
+    assert run(*sanity, "--json").json["images"] == 3
+    spoilt = tmp_path / "old.mat"
+    spoilt.write_bytes(b"MATLAB 5.0 MAT-file, Platform" + bytes(600))
+    assert "not a MATLAB 7.3 file" in run("explain", chain.cls, spoilt, "-o", tmp_path / "x.h5", status=65).stderr
+
+
+def test_voc_multilabel_scores_what_was_predicted(chain, run, tmp_path):
+    maps = tmp_path / "maps.h5"
+    run("explain", chain.cls, chain.data, "--targets", "predicted", "-o", maps)
+    command = ("evaluate", maps, "--protocol", "voc-multilabel", "--dataset", chain.data)
+    found = run(*command, "--frame", "image", "--json")
+    assert (found.json["protocol"], found.json["images"], found.json["frame"]) == ("voc-multilabel", 24, "image")
+    assert "--targets predicted" not in found.stderr
+    assert "all background" in run(*command, "-o", tmp_path / "scores.h5").stderr
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
@@ -81,6 +111,14 @@ def test_perturbation_prints_curves_and_draws_them(chain, run, tmp_path):
          "--random-labels and --stages exclude"),
         (("x.h5", "--protocol", "sanity", "--classifier", "c", "--randomise", "cascading", "--random-labels", "r"),
          "exclude each other"),
+        (("x.h5", "--protocol", "imagenet-seg"), "--dataset"),
+        (("x.h5", "--dataset", "d", "--preset", "agf"), "--preset belongs to --protocol imagenet-seg, not to seg"),
+        (("x.h5", "--dataset", "d", "--protocol", "voc-multilabel", "--preset", "agf"), "--preset belongs"),
+        (("x.h5", "--dataset", "d", "--frame", "image"), "--frame belongs to --protocol imagenet-seg or voc-multi"),
+        (("x.h5", "--dataset", "d", "--protocol", "imagenet-seg", "--frame", "224"), "needed image or HxW"),
+        (("x.h5", "--dataset", "d", "--protocol", "imagenet-seg", "--frame", "0x9"), "needed image or HxW"),
+        (("x.h5", "--dataset", "d", "--protocol", "imagenet-seg", "--preset", "x"), "--preset x"),
+        (("x.h5", "--dataset", "d", "--protocol", "voc-multilabel", "--threshold", "0.1"), "--threshold belongs"),
     ],
 )  # fmt: skip
 def test_options_of_another_protocol_are_refused_before_anything_is_read(run, args, told):

@@ -23,6 +23,22 @@ def test_confusion_equals_sklearn_with_the_ignored_truth_left_out(prediction, tr
     assert matrix.dtype == np.int64
 
 
+@given(st.integers(0, 10**6), st.integers(1, 30))
+def test_runs_are_counted_as_their_pixels_are(seed, longest):
+    random = np.random.default_rng(seed)
+    lengths = random.integers(1, longest + 1, 200)
+    prediction, truth = (np.repeat(random.choice([0, 1, 2, 3, 255], 200), lengths).astype(np.uint8) for _ in "ab")
+    prediction = np.roll(prediction, 3)
+    wide = confusion_matrix(prediction.astype(np.int64)[None], truth[None], 4)
+    narrow = confusion_matrix(prediction[None], truth[None], 4)
+    assert np.array_equal(narrow, wide)
+    assert narrow.dtype == np.int64
+
+
+def test_an_empty_map_has_no_pixels():
+    assert confusion_matrix(np.zeros((0, 5), np.uint8), np.zeros((0, 5), np.uint8), 3).sum() == 0
+
+
 def test_sixteen_bit_labels_use_65535_as_unknown():
     truth = np.array([[0, 300, 65535]], np.uint16)
     prediction = np.array([[0, 299, 300]], np.uint16)
@@ -44,6 +60,11 @@ def test_a_label_out_of_range_is_refused_by_name(bad):
         confusion_matrix(good, wrong, 4)
     with pytest.raises(BadInput, match=f"prediction holds the label {bad}"):
         confusion_matrix(wrong, good, 4)
+    longer = [np.repeat(one, 9, axis=1) for one in (good, wrong)]
+    with pytest.raises(BadInput, match=f"ground truth holds the label {bad}"):
+        confusion_matrix(*longer, 4)
+    with pytest.raises(BadInput, match=f"prediction holds the label {bad}"):
+        confusion_matrix(*reversed(longer), 4)
     with pytest.raises(BadInput, match="label -1"):
         confusion_matrix(good.astype(np.int32) - 1, good, 4)
 

@@ -83,7 +83,7 @@ def walk(file: h5py.File, where: str) -> None:
         for problem in _attribute_problems(thing):
             raise BadInput(f"{where}: {name}: {problem}", _HINT)
         if isinstance(thing, h5py.Dataset):
-            for problem in _dataset_problems(thing, length):
+            for problem in array_problems(thing, length):
                 raise BadInput(f"{where}: {name}: {problem}", _HINT)
             whole += _declared(thing) if name not in _READ_BY_IMAGE else 0
             if whole > _WHOLE_RATIO * length + _WHOLE_SPARE:
@@ -133,12 +133,9 @@ def _attribute_problems(thing: h5py.Group | h5py.Dataset) -> Iterator[str]:
             yield f"attribute {name!r} has dtype {attribute.dtype}"
 
 
-def _dataset_problems(dataset: h5py.Dataset, length: int) -> Iterator[str]:
-    layout = dataset.id.get_create_plist()
-    if layout.get_external_count():
-        yield "its values lie in another file"
-    if layout.get_layout() == h5py.h5d.VIRTUAL:
-        yield "it is a virtual dataset"
+def array_problems(dataset: h5py.Dataset, length: int) -> Iterator[str]:
+    """Why an array may not be read from a file of `length` bytes: where or how it is stored, its dtype or its size."""
+    yield from placement_problems(dataset)
     dtype = dataset.dtype
     if dtype.kind not in "biufS" or dtype.hasobject or dtype.subdtype is not None:
         yield f"dtype {dtype} has no place in an artifact"
@@ -147,10 +144,19 @@ def _dataset_problems(dataset: h5py.Dataset, length: int) -> Iterator[str]:
     # An array that was never written reads as its fill value, from no bytes at all; chunks may share their bytes.
     if (size and not stored) or size > max(_MAX_CHUNK, _GZIP_RATIO * min(stored, length)):
         yield f"declares {size} bytes but stores {stored}"
+
+
+def placement_problems(dataset: h5py.Dataset) -> Iterator[str]:
+    """Why an array's bytes may not be fetched, whatever they mean: not in this file, or packed in unknown ways."""
+    layout = dataset.id.get_create_plist()
+    if layout.get_external_count():
+        yield "its values lie in another file"
+    if layout.get_layout() == h5py.h5d.VIRTUAL:
+        yield "it is a virtual dataset"
     filters = {layout.get_filter(i)[0] for i in range(layout.get_nfilters())}
     if filters - _FILTERS:
         yield f"filter {min(filters - _FILTERS)} is not one xseg uses"
-    if layout.get_layout() == h5py.h5d.CHUNKED and _count(layout.get_chunk()) * dtype.itemsize > _MAX_CHUNK:
+    if layout.get_layout() == h5py.h5d.CHUNKED and _count(layout.get_chunk()) * dataset.dtype.itemsize > _MAX_CHUNK:
         yield "its chunks are too large"
 
 

@@ -13,11 +13,11 @@ from xseg.affinity.transition import transition
 from xseg.bench.explanations import explanation_cases
 from xseg.bench.measure import Case
 from xseg.bench.perturbations import perturbation_case
+from xseg.bench.scoring import scoring_cases
 from xseg.datasets.synthetic import render
 from xseg.errors import UsageError
 from xseg.labels.backends import resolve_backend
 from xseg.labels.meanfield import Kernels, mean_field
-from xseg.scores.confusion import confusion_matrix
 
 
 def cases(only: str = "") -> list[Case]:
@@ -29,7 +29,7 @@ def cases(only: str = "") -> list[Case]:
     Raises:
         UsageError: no case has such a name.
     """
-    found = [case for case in [*_refinement_cases(), *explanation_cases()] if only in case.name]
+    found = [case for case in [*_refinement_cases(), *scoring_cases(), *explanation_cases()] if only in case.name]
     if not found:
         names = "; ".join(case.name for case in cases())
         raise UsageError(f"--only {only}: no case has this in its name", f"part of one of: {names}")
@@ -40,24 +40,7 @@ def _refinement_cases() -> list[Case]:
     found = [walk_case(36, 63, 3), walk_case(36, 63, 21), loss_case(448), perturbation_case()]
     if importlib.util.find_spec("pydensecrf"):
         found += [crf_case(labels) for labels in (2, 3, 4)]
-    if importlib.util.find_spec("sklearn"):
-        found.append(confusion_case())
     return found
-
-
-def confusion_case(height: int = 375, width: int = 500, classes: int = 21) -> Case:
-    """Counting one confusion matrix, against scikit-learn."""
-    from sklearn.metrics import confusion_matrix as peer
-
-    rng = np.random.default_rng(0)
-    blocks = rng.integers(0, classes, (2, -(-height // 15), -(-width // 20)))
-    truth, prediction = np.kron(blocks, np.ones((15, 20), int))[:, :height, :width].astype(np.uint8)
-    return Case(
-        f"confusion matrix {height}x{width}, {classes} classes, against scikit-learn",
-        lambda: torch.from_numpy(peer(truth.ravel(), prediction.ravel(), labels=range(classes))),
-        lambda: torch.from_numpy(confusion_matrix(prediction, truth, classes)[:, :classes]),
-        0,
-    )
 
 
 def crf_case(labels: int, height: int = 281, width: int = 500) -> Case:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from xseg.datasets.index import Dataset
     from xseg.heatmaps.views import MapSize
 
-DatasetIn = Annotated[str, typer.Argument(metavar="DATASET", help="A directory, file, .tar or .zip with images.")]
+DatasetIn = Annotated[str, typer.Argument(metavar="DATASET", help="A directory, file, .tar, .zip or .mat with images.")]
 SplitOpt = Annotated[str | None, typer.Option(help="Name of a list of images; default: all.")]
 TrainSplitOpt = Annotated[str | None, typer.Option(help="Name of a list of images; default: train, else all.")]
 FormatOpt = Annotated[
-    str | None, typer.Option("--format", help="voc, folder, csv, pairs or images; default: recognised.")
+    str | None, typer.Option("--format", help="voc, folder, csv, pairs, images or imagenet-seg; default: recognised.")
 ]
 
 
@@ -80,30 +80,32 @@ def map_size_of(text: str) -> "MapSize":
     """
     if text in {"image", "model"}:
         return text  # type: ignore[return-value]
-    return sides_of(text) or _refused(f"--map-size {text}: needed image, model or HxW", "for example --map-size 56x56")
+    sides = _sides(text)
+    if sides is None:
+        raise UsageError(f"--map-size {text}: needed image, model or HxW", "for example --map-size 56x56")
+    return sides
 
 
-def frame_of(text: str | None) -> tuple[int, int] | None:
-    """`HxW`, or nothing for nothing.
+def frame_of(text: str) -> "Literal['image'] | tuple[int, int]":
+    """`image` or `HxW`.
 
     Raises:
         UsageError: something else.
     """
-    if text is None:
-        return None
-    return sides_of(text) or _refused(f"--frame {text}: needed HxW", "for example --frame 224x224")
+    if text == "image":
+        return "image"
+    sides = _sides(text)
+    if sides is None:
+        raise UsageError(f"--frame {text}: needed image or HxW", "for example --frame 224x224")
+    return sides
 
 
-def sides_of(text: str) -> tuple[int, int] | None:
-    """Height and width written as `HxW`; None for anything else."""
+def _sides(text: str) -> tuple[int, int] | None:
+    """`HxW` as two positive numbers; None for something else."""
     height, cross, width = text.partition("x")
     if cross and height.isdecimal() and width.isdecimal() and int(height) and int(width):
         return int(height), int(width)
     return None
-
-
-def _refused(problem: str, hint: str) -> NoReturn:
-    raise UsageError(problem, hint)
 
 
 def report(context: Context, status: Status) -> Status:

@@ -27,7 +27,8 @@ def evaluate(
         typer.Option(metavar="DATASET", help="Data set with ground truth; sanity and perturbation need none."),
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="segmentation, class-specificity, sanity or perturbation.")
+        str,
+        typer.Option(help=f"{', '.join(PROTOCOLS)}."),
     ] = "segmentation",
     threshold: Annotated[float | None, typer.Option(help="Background score for maps without background; 0.2.")] = None,
     tune_on: Annotated[str | None, typer.Option(metavar="SPLIT", help="Choose the threshold on this split.")] = None,
@@ -65,11 +66,17 @@ def evaluate(
     score_against: Annotated[
         str | None, typer.Option(help="Perturbation: right is what the labels say (default), or what was predicted.")
     ] = None,
-    frame: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Perturbation: size of the images; the classifier's input size.")
-    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Perturbation: of insertion and deletion; 224.")] = None,
     curve: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Perturbation: draw the curves.")] = None,
+    preset: Annotated[str | None, typer.Option(help="imagenet-seg: threshold rule of agf (default) or chefer.")] = None,
+    frame: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Size to squash images to: the classifier's (perturbation) or 224x224 (imagenet-seg, voc-multilabel,"
+            " which also take image).",
+        ),
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=2, help="Resamples for the 95 % interval.")] = 1000,
     split: SplitOpt = None,
     format_: FormatOpt = None,
@@ -83,10 +90,15 @@ def evaluate(
     Example: xseg evaluate cam.h5 --protocol sanity --classifier cls.h5 --limit 50
 
     Example: xseg evaluate cam.h5 random.h5 --protocol perturbation --classifier cls.h5 --curve curves.png
+
+    Example: xseg evaluate top1.h5 --protocol imagenet-seg --dataset gtsegs_ijcv.mat --preset chefer
+
+    Example: xseg evaluate predicted.h5 --protocol voc-multilabel --dataset VOC2012 --split val
     """
-    from xseg.cli.data import dataset_of
+    from xseg.cli.data import dataset_of, frame_of
 
     require_one_of("--protocol", protocol, *PROTOCOLS)
+    require_one_of("--preset", preset, "agf", "chefer")
     require_one_of("--average", average, "present", "psa")
     require_one_of("--randomise", randomise, "cascading", "independent")
     require_one_of("--fill", fill, "black", "mean", "blur")
@@ -94,8 +106,9 @@ def evaluate(
     own = {
         "threshold": threshold, "tune_on": tune_on, "tune_with": tune_with or None, "average": average,
         "classifier": classifier, "randomise": randomise, "stages": stages, "random_labels": random_labels,
-        "measure": measure, "fill": fill, "score_against": score_against, "frame": frame, "steps": steps,
+        "measure": measure, "fill": fill, "score_against": score_against, "steps": steps,
         "curve": curve,
+        "preset": preset, "frame": None if frame is None else frame_of(frame),
     }  # fmt: skip
     _refuse_foreign(protocol, own, context)
     _refuse_combinations(protocol, {**own, "dataset": dataset, "split": split, "format": format_})

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from xseg.cli.command import Context
 from xseg.cli.options import require_one_of
+from xseg.errors import UsageError
 
 if TYPE_CHECKING:
     from xseg.scores.runs import Outcome
@@ -55,24 +56,47 @@ def _sanity(context: Context, inputs: list[str], data: Any, own: Mapping[str, An
 
 
 def _perturbation(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
-    from xseg.cli.data import frame_of
     from xseg.scores.perturbation import CURVES
     from xseg.scores.perturbation_step import PerturbationOptions, evaluate_perturbation
 
     curves = tuple((own["measure"] or "positive,negative").split(","))
     for name in curves:
         require_one_of("--measure", name, *CURVES)
+    if own["frame"] == "image":
+        raise UsageError("--frame image: a classifier is asked at one size", "for example --frame 224x224")
     options = PerturbationOptions(
         own["classifier"],
         tuple(dict.fromkeys(curves)),
         own["fill"],
         own["score_against"],
-        frame_of(own["frame"]),
+        own["frame"],
         own["steps"],
         own["curve"],
         own["bootstrap"],
     )
     return evaluate_perturbation(inputs, data, options, context.runtime)
+
+
+def _imagenet_seg(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.imagenet_seg_step import ForegroundOptions, evaluate_imagenet_seg
+
+    options = ForegroundOptions(own["preset"] or "agf", replicates=own["bootstrap"], **_frame(own))
+    return evaluate_imagenet_seg(inputs, data, options, context.runtime)
+
+
+def _voc_multilabel(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.voc_multilabel_step import MultilabelOptions, evaluate_voc_multilabel
+
+    return evaluate_voc_multilabel(
+        inputs, data, MultilabelOptions(replicates=own["bootstrap"], **_frame(own)), context.runtime
+    )
+
+
+def _frame(own: Mapping[str, Any]) -> dict[str, Any]:
+    """The frame as a step's options have it; nothing where it was not given."""
+    if own["frame"] is None:
+        return {}
+    return {"frame": None if own["frame"] == "image" else own["frame"]}
 
 
 PROTOCOLS: dict[str, Protocol] = {
@@ -99,4 +123,6 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         needs_dataset=False,
     ),
+    "imagenet-seg": Protocol(_imagenet_seg, ("preset", "frame")),
+    "voc-multilabel": Protocol(_voc_multilabel, ("frame",)),
 }

@@ -42,6 +42,7 @@ class Item:
 _LABEL_HINTS = {
     "voc": "add labels.csv (id,classes) or Annotations/*.xml",
     "pairs": "make a csv of path,classes for training; masks are for evaluation",
+    "imagenet-seg": "it has masks only: explain it with --targets top1, and train on something else",
     "images": "make a csv of path,classes, or one directory per class with nothing else beside them (a single class, or"
     " directories inside of directories: --format folder)",
 }

@@ -7,7 +7,7 @@ from xseg.errors import BadInput
 
 MAX_BYTES = 1 << 30  # of one file inside: more is no photograph but a bomb
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".jfif", ".png", ".bmp", ".tif", ".tiff", ".webp", ".gif", ".ppm", ".pgm"})
-ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
+ARCHIVE_SUFFIXES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".mat")
 _CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
@@ -29,7 +29,7 @@ def safe_name(name: str, where: str) -> str:
 
 
 def is_archive(location: Path) -> bool:
-    """Whether the suffix of `location` says tar or zip."""
+    """Whether the suffix of `location` says tar, zip or MATLAB."""
     return location.name.lower().endswith(ARCHIVE_SUFFIXES)
 
 

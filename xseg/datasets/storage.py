@@ -1,12 +1,13 @@
-"""Where a data set's files lie: a directory, a tar or a zip, read by name and never outside of it."""
+"""Where a data set's files lie: a directory, a tar, a zip or a .mat, read by name and never outside of it."""
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from xseg.datasets.archives import TarStorage, ZipStorage
+from xseg.datasets.mat import MatStorage
 from xseg.datasets.names import check_size, is_archive, is_shown, safe_name
 from xseg.errors import BadInput, InputMissing
 
@@ -39,7 +40,7 @@ class Storage(Protocol):
 
 
 def open_storage(location: str | Path) -> Storage:
-    """The storage for a directory, `.tar`, `.tar.gz` (and .bz2, .xz) or `.zip`.
+    """The storage for a directory, `.tar`, `.tar.gz` (and .bz2, .xz), `.zip` or the `.mat` of ImageNet-Segmentation.
 
     An archive whose files all lie below one directory counts from that directory, unless images lie right in it.
 
@@ -57,8 +58,11 @@ def open_storage(location: str | Path) -> Storage:
     if stat.S_ISDIR(mode):
         return DirectoryStorage(location)
     if stat.S_ISREG(mode) and is_archive(location):
-        return ZipStorage(location) if location.suffix.lower() == ".zip" else TarStorage(location)
-    raise BadInput(f"{location}: neither a directory nor a .tar, .tar.gz or .zip", "give the directory of the images")
+        kinds: dict[str, Callable[[Path], Storage]] = {".zip": ZipStorage, ".mat": MatStorage}
+        return kinds.get(location.suffix.lower(), TarStorage)(location)
+    raise BadInput(
+        f"{location}: neither a directory nor a .tar, .tar.gz, .zip or .mat", "give the directory of the images"
+    )
 
 
 class DirectoryStorage:

@@ -46,6 +46,12 @@ class Photographs:
         return Photograph(record, image)
 
 
+def values_of(record: Record) -> torch.Tensor:
+    """Maps of a record on the grid they are stored on: (K, h, w) float32 in [-1, 1]."""
+    stored = torch.from_numpy(record.arrays["maps"])
+    return stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
+
+
 def heatmaps_of(record: Record) -> tuple[torch.Tensor, torch.Tensor]:
     """Maps of a record at the size of its image.
 
@@ -53,8 +59,7 @@ def heatmaps_of(record: Record) -> tuple[torch.Tensor, torch.Tensor]:
         values (K, H, W) float32 as stored, in [-1, 1] (each map, or after a random walk each image, divided by its
         maximum), and class ids (K,) int64.
     """
-    stored = torch.from_numpy(record.arrays["maps"])
-    values = stored.float() / 255 if stored.dtype == torch.uint8 else stored.float()
+    values = values_of(record)
     class_id = torch.from_numpy(record.arrays["maps/class_id"].astype(np.int64))
     if values.shape[1:] != record.size:
         if len(values):

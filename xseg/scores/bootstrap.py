@@ -31,23 +31,40 @@ def draws(images: int, replicates: int, seed: int) -> Iterator[Floats]:
         yield np.stack([np.bincount(row, minlength=images) for row in picked]).astype(np.float64)
 
 
-def pooled_mean_iou(table: CountTable, weights: Floats, average: Average) -> Floats:
-    """Mean IoU of the set with each image counted `weights` times.
+def pooled_counts(table: CountTable, weights: Floats) -> Floats:
+    """True positives, predicted and true pixels of the set with each image counted `weights` times.
 
     Args:
         table: counts of N images.
         weights: (B, N) numbers of repetitions.
-        average: see `xseg.scores.overlap.over_union`.
 
     Returns:
-        (B,) float64; NaN where no class is left. Sums are whole numbers below 2^53, so exact.
+        (B, L, 3) float64. Sums are whole numbers below 2^53, so exact.
     """
     sums = np.zeros((len(weights), table.labels, 3))
     ends = np.searchsorted(table.class_id, np.arange(table.labels + 1))
     for label in range(table.labels):
         rows = slice(ends[label], ends[label + 1])
         sums[:, label] = weights[:, table.image[rows]] @ table.counts[rows].astype(np.float64)
+    return sums
+
+
+def pooled_mean_iou(table: CountTable, weights: Floats, average: Average) -> Floats:
+    """Mean IoU of the set with each image counted `weights` times: (B,) float64, NaN where no class is left.
+
+    Args:
+        table: counts of N images.
+        weights: (B, N) numbers of repetitions.
+        average: see `xseg.scores.overlap.over_union`.
+    """
+    sums = pooled_counts(table, weights)
     return mean_over_classes(iou(sums[..., 0], sums[..., 1], sums[..., 2], average))
+
+
+def pooled_accuracy(table: CountTable, weights: Floats) -> Floats:
+    """Share of the pixels of known truth that are right, likewise: (B,) float64, NaN where no truth is known."""
+    right, _, known = np.moveaxis(pooled_counts(table, weights).sum(axis=1), -1, 0)
+    return np.divide(right, known, out=np.full(known.shape, np.nan), where=known > 0)
 
 
 def bootstrap_mean_iou(table: CountTable, replicates: int, seed: int, average: Average = "present") -> Floats:

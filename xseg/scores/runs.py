@@ -132,6 +132,7 @@ def with_truth(
     runtime: Runtime,
     add: Callable[[Record, np.ndarray], None],
     hint: str = "make them for this split, or score what is there with --allow-missing",
+    same_classes: bool = True,
 ) -> tuple[int, set[str]]:
     """Hand every image of the data set that the source has to `add`, together with its mask.
 
@@ -141,6 +142,7 @@ def with_truth(
         runtime: shared options.
         add: takes a record and its truth (H,W); a BadInput or InputMissing fails that image only.
         hint: what to do where images of the data set are not in the source.
+        same_classes: the source has to be about the data set's classes.
 
     Returns:
         How many images failed here, and the ids of all that were not scored, in whichever step they failed.
@@ -149,7 +151,8 @@ def with_truth(
         BadInput: other classes, or images that the source lacks.
         Stopped: a signal asked for an end.
     """
-    source.require_classes(dataset.classes, str(dataset.location))
+    if same_classes:
+        source.require_classes(dataset.classes, str(dataset.location))
     wanted = {item.id for item in dataset.items}
     runtime.reporter.start("evaluate", len(wanted))
     seen: set[str] = set()

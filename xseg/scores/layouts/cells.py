@@ -32,3 +32,17 @@ def images_row(runs: Sequence[Run]) -> tuple[str, list[str]]:
 def labels_given_row(runs: Sequence[Run]) -> tuple[str, list[str]]:
     """Whether predictions were limited to the classes truly in each image."""
     return "labels given", [{True: "yes", False: "no", None: "-"}[run["labels_given"]] for run in runs]
+
+
+def frame_row(runs: Sequence[Run]) -> tuple[str, list[str]]:
+    """Height and width that was scored at."""
+    frames = (run["frame"] for run in runs)
+    return "frame", ["the image's own" if frame == "image" else "x".join(map(str, frame)) for frame in frames]
+
+
+def measured(runs: Sequence[Run], label: str, key: str) -> Rows:
+    """A number and, below it, its interval."""
+    return [
+        (label, [number(run[key]) for run in runs]),
+        ("  95 % interval", [span(run[f"{key}_interval"]) for run in runs]),
+    ]
