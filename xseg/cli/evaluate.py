@@ -24,7 +24,9 @@ def evaluate(
     dataset: Annotated[
         str | None, typer.Option(metavar="DATASET", help="Data set with ground-truth masks; sanity needs none.")
     ] = None,
-    protocol: Annotated[str, typer.Option(help="segmentation, class-specificity or sanity.")] = "segmentation",
+    protocol: Annotated[
+        str, typer.Option(help="segmentation, class-specificity, sanity or localisation.")
+    ] = "segmentation",
     threshold: Annotated[float | None, typer.Option(help="Background score for maps without background; 0.2.")] = None,
     tune_on: Annotated[str | None, typer.Option(metavar="SPLIT", help="Choose the threshold on this split.")] = None,
     tune_with: Annotated[
@@ -45,6 +47,15 @@ def evaluate(
     random_labels: Annotated[
         str | None, typer.Option(metavar="FILE", help="Sanity: compare with one made by train-cls --permute-labels.")
     ] = None,
+    reference: Annotated[
+        list[str] | None, typer.Option(metavar="HEATMAPS", help="Localisation: maps of an independent classifier.")
+    ] = None,
+    reference_threshold: Annotated[
+        float | None, typer.Option(help="Localisation: fraction of a reference map's maximum that makes its mask; 0.5.")
+    ] = None,
+    tolerance: Annotated[
+        int | None, typer.Option(min=0, help="Localisation: pixels by which a maximum may miss; 0, published: 15.")
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=2, help="Resamples for the 95 % interval.")] = 1000,
     split: SplitOpt = None,
     format_: FormatOpt = None,
@@ -56,6 +67,8 @@ def evaluate(
     Example: xseg evaluate cam.h5 --protocol class-specificity --dataset VOC2012 --split val
 
     Example: xseg evaluate cam.h5 --protocol sanity --classifier cls.h5 --limit 50
+
+    Example: xseg evaluate cam.h5 --protocol localisation --reference other.h5 --dataset VOC2012 --split val
     """
     from xseg.cli.data import dataset_of
 
@@ -65,6 +78,7 @@ def evaluate(
     own = {
         "threshold": threshold, "tune_on": tune_on, "tune_with": tune_with or None, "average": average,
         "classifier": classifier, "randomise": randomise, "stages": stages, "random_labels": random_labels,
+        "reference": reference or None, "reference_threshold": reference_threshold, "tolerance": tolerance,
     }  # fmt: skip
     _refuse_foreign(protocol, own, context)
     _refuse_combinations(protocol, {**own, "dataset": dataset, "split": split, "format": format_})
@@ -103,6 +117,7 @@ def _refuse_combinations(protocol: str, given: Mapping[str, object]) -> None:
     """
     if given["dataset"] is None and (PROTOCOLS[protocol].needs_dataset or given["split"] or given["format"]):
         raise UsageError("Missing option '--dataset'", "give the data set: --dataset DATASET")
+    PROTOCOLS[protocol].check(given)
     if given["threshold"] is not None and given["tune_on"] is not None:
         raise UsageError("--threshold and --tune-on exclude each other")
     if given["tune_with"] and given["tune_on"] is None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xseg.cli.command import Context
+from xseg.errors import UsageError
 
 if TYPE_CHECKING:
     from xseg.scores.runs import Outcome
@@ -18,11 +19,13 @@ class Protocol:
         run: takes the context, the inputs, the data set or None, and the options by name; None where not given.
         options: names of those that not every protocol has.
         needs_dataset: cannot do without `--dataset`.
+        check: refuses options of its own that need or exclude each other, before anything is read.
     """
 
     run: Callable[[Context, list[str], Any, Mapping[str, Any]], "Outcome"]
     options: tuple[str, ...] = ()
     needs_dataset: bool = True
+    check: Callable[[Mapping[str, Any]], None] = lambda _: None
 
 
 def _segmentation(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
@@ -53,6 +56,31 @@ def _sanity(context: Context, inputs: list[str], data: Any, own: Mapping[str, An
     return evaluate_sanity(inputs, data, options, context.runtime)
 
 
+def _check_localisation(given: Mapping[str, Any]) -> None:
+    if given["dataset"] is None and not given["reference"]:
+        raise UsageError(
+            "--protocol localisation with nothing to compare the maps with",
+            "give --reference HEATMAPS, --dataset DATASET, or both",
+        )
+    if given["reference_threshold"] is not None and not given["reference"]:
+        raise UsageError("--reference-threshold without --reference", "give the heatmaps it thresholds")
+    if given["tolerance"] is not None and given["dataset"] is None:
+        raise UsageError("--tolerance without --dataset: the pointing game needs true masks", "give --dataset DATASET")
+
+
+def _localisation(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.localisation_step import THRESHOLD, LocalisationOptions, evaluate_localisation
+
+    threshold = own["reference_threshold"]
+    options = LocalisationOptions(
+        tuple(own["reference"] or ()),
+        THRESHOLD if threshold is None else threshold,
+        own["tolerance"] or 0,
+        own["bootstrap"],
+    )
+    return evaluate_localisation(inputs, data, options, context.runtime)
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "segmentation": Protocol(_segmentation, ("threshold", "tune_on", "tune_with", "average")),
     "class-specificity": Protocol(_class_specificity),
@@ -60,5 +88,11 @@ PROTOCOLS: dict[str, Protocol] = {
         _sanity,
         ("classifier", "randomise", "stages", "random_labels", "images", "device", "batch_size"),
         needs_dataset=False,
+    ),
+    "localisation": Protocol(
+        _localisation,
+        ("reference", "reference_threshold", "tolerance"),
+        needs_dataset=False,
+        check=_check_localisation,
     ),
 }
