@@ -25,9 +25,12 @@ def evaluate(
         str | None, typer.Option(metavar="DATASET", help="Data set with ground-truth masks; sanity needs none.")
     ] = None,
     protocol: Annotated[
-        str, typer.Option(help="segmentation, class-specificity, sanity or localisation.")
+        str, typer.Option(help="segmentation, class-specificity, sanity, localisation or classification.")
     ] = "segmentation",
-    threshold: Annotated[float | None, typer.Option(help="Background score for maps without background; 0.2.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Background score for maps without background, 0.2; classification: probability, 0.5."),
+    ] = None,
     tune_on: Annotated[str | None, typer.Option(metavar="SPLIT", help="Choose the threshold on this split.")] = None,
     tune_with: Annotated[
         list[str] | None, typer.Option(metavar="INPUT", help="Heatmaps of that split, if INPUT does not cover it.")
@@ -56,11 +59,14 @@ def evaluate(
     tolerance: Annotated[
         int | None, typer.Option(min=0, help="Localisation: pixels by which a maximum may miss; 0, published: 15.")
     ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=0, help="Classification: long side of the images, 0 keeps it; default: recorded.")
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=2, help="Resamples for the 95 % interval.")] = 1000,
     split: SplitOpt = None,
     format_: FormatOpt = None,
 ) -> Status:
-    """Score heatmaps, pseudolabels or masks against ground truth, or heatmaps against randomised ones.
+    """Score heatmaps, pseudolabels, masks or classifiers against ground truth, or heatmaps against other heatmaps.
 
     Example: xseg evaluate cam.h5 masks.h5 --dataset VOC2012 --split val --json
 
@@ -69,6 +75,8 @@ def evaluate(
     Example: xseg evaluate cam.h5 --protocol sanity --classifier cls.h5 --limit 50
 
     Example: xseg evaluate cam.h5 --protocol localisation --reference other.h5 --dataset VOC2012 --split val
+
+    Example: xseg evaluate cls.h5 --protocol classification --dataset VOC2012 --split val
     """
     from xseg.cli.data import dataset_of
 
@@ -79,6 +87,7 @@ def evaluate(
         "threshold": threshold, "tune_on": tune_on, "tune_with": tune_with or None, "average": average,
         "classifier": classifier, "randomise": randomise, "stages": stages, "random_labels": random_labels,
         "reference": reference or None, "reference_threshold": reference_threshold, "tolerance": tolerance,
+        "size": size,
     }  # fmt: skip
     _refuse_foreign(protocol, own, context)
     _refuse_combinations(protocol, {**own, "dataset": dataset, "split": split, "format": format_})

@@ -81,6 +81,13 @@ def _localisation(context: Context, inputs: list[str], data: Any, own: Mapping[s
     return evaluate_localisation(inputs, data, options, context.runtime)
 
 
+def _classification(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.classification_step import ClassificationOptions, evaluate_classification
+
+    options = ClassificationOptions(own["threshold"], own["size"], own["bootstrap"])
+    return evaluate_classification(inputs, data, options, context.runtime)
+
+
 PROTOCOLS: dict[str, Protocol] = {
     "segmentation": Protocol(_segmentation, ("threshold", "tune_on", "tune_with", "average")),
     "class-specificity": Protocol(_class_specificity),
@@ -95,4 +102,5 @@ PROTOCOLS: dict[str, Protocol] = {
         needs_dataset=False,
         check=_check_localisation,
     ),
+    "classification": Protocol(_classification, ("threshold", "size", "images", "device", "batch_size")),
 }

@@ -207,7 +207,7 @@ def _swept(positive: Values, reference: Values, thresholds: tuple[float, ...]) -
     return above[:, 1:] / above[:, :1]
 
 
-def _positive(maps: Maps, class_id: Ints, classes: int) -> tuple[Values, npt.NDArray[np.intp]]:
+def _positive(maps: Maps, class_id: Ints, classes: int) -> tuple[Values, Ints]:
     """The positive parts of the maps of foreground classes, and their ids."""
     ordered, ids = order_maps(maps, class_id, 0, classes + 1)
     if not np.isfinite(ordered).all():
