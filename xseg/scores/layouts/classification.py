@@ -28,7 +28,8 @@ def classification(runs: Sequence[Run]) -> Layout:
     names = dict.fromkeys(name for run in runs for name in run["per_class_ap"])
     if len(names) <= MOST_CLASSES:
         sections.append([(name, [number(run["per_class_ap"].get(name)) for run in runs]) for name in names])
-    return "classification: average precision of every class below, as fractions", sections
+        return "classification: average precision of every class below, as fractions", sections
+    return "classification, as fractions; --json has the average precision of every class", sections
 
 
 def _size(size: int | Sequence[int] | None) -> str:
