@@ -22,7 +22,7 @@ def evaluate(
     context: Context,
     inputs: ArtifactsIn,
     dataset: Annotated[
-        str | None, typer.Option(metavar="DATASET", help="Data set with ground-truth masks; sanity needs none.")
+        str | None, typer.Option(metavar="DATASET", help="Data set with true masks, or labels; sanity needs none.")
     ] = None,
     protocol: Annotated[
         str, typer.Option(help="segmentation, class-specificity, sanity, localisation or classification.")
