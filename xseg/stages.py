@@ -31,7 +31,12 @@ STAGES = (
     ),
     Stage("affinity-train", ("pseudolabels", "classifier"), "affinity", "Learn which pixels belong together."),
     Stage("random-walk", ("heatmaps", "affinity"), "heatmaps", "Spread heatmaps along the learned affinity."),
-    Stage("evaluate", ("heatmaps", "pseudolabels", "masks"), "scores", "Score heatmaps or masks against ground truth."),
+    Stage(
+        "evaluate",
+        ("heatmaps", "pseudolabels", "masks", "classifier"),
+        "scores",
+        "Score heatmaps, masks or classifiers against ground truth.",
+    ),
     Stage("methods", (), "text", "List the explanation methods and their parameters."),
     Stage("info", ("any",), "text", "Say what an artifact holds and where it came from."),
     Stage("validate", ("any",), "text", "Check an artifact completely."),

@@ -1,4 +1,4 @@
-"""`evaluate --protocol class-specificity`, `sanity` and `perturbation` on the command line."""
+"""The protocols of `evaluate` other than segmentation, on the command line."""
 
 import pytest
 
@@ -83,6 +83,43 @@ def test_voc_multilabel_scores_what_was_predicted(chain, run, tmp_path):
     assert "all background" in run(*command, "-o", tmp_path / "scores.h5").stderr
 
 
+def test_localisation_compares_with_a_reference_with_masks_or_with_both(chain, run, tmp_path):
+    maps, reference = tmp_path / "prior.h5", tmp_path / "random.h5"
+    run("explain", chain.cls, chain.data, "--method", "centre-prior", "-o", maps)
+    run("explain", chain.cls, chain.data, "--method", "random", "-o", reference)
+    command = ("evaluate", maps, "--protocol", "localisation")
+    alone = run(*command, "--reference", reference, "--limit", 5, "--json").json
+    assert (alone["protocol"], alone["images"], alone["against_truth"]) == ("localisation", 5, None)
+    both = (*command, "--reference", reference, "--reference-threshold", 0.25, "--dataset", chain.data)
+    found = run(*both, "--tolerance", 15, "--json", "-o", tmp_path / "scores.h5").json
+    assert (found["images"], found["against_reference"]["reference"]) == (24, str(reference))
+    assert [point["threshold"] for point in found["against_reference"]["sweep"]][1:4] == [0.2, 0.25, 0.3]
+    assert found["against_truth"]["tolerance"] == 15
+    again = run(*both, "--tolerance", 15, "-o", tmp_path / "scores.h5")
+    assert "complete already" in again.stderr
+    assert "energy inside" in again.stderr
+    assert "within 15 px" in again.stderr
+    straight = run(*command, "--dataset", chain.data, "--json").json
+    piped = run("evaluate", "-", *command[2:], "--dataset", chain.data, "--json", stdin=maps).json
+    assert piped == {**straight, "input": "-"}
+
+
+def test_classification_scores_classifiers(chain, run, tmp_path):
+    command = ("evaluate", chain.cls, "--protocol", "classification", "--dataset", chain.data, "--size", 64)
+    found = run(*command, "--threshold", 0.3, "--json", "-o", tmp_path / "scores.h5").json
+    assert (found["protocol"], found["input"], found["images"]) == ("classification", str(chain.cls), 24)
+    assert found["decisions"]["threshold"] == 0.3
+    assert sum(row["count"] for row in found["calibration"]["reliability"]) == found["calibration"]["predictions"]
+    batched = run(*command, "--threshold", 0.3, "--batch-size", 5, "-o", tmp_path / "scores.h5")
+    assert "complete already" in batched.stderr
+    assert "calibration error" in batched.stderr
+    several = run("evaluate", chain.cls, *command[1:], "--json").json
+    assert [run["input"] for run in several["runs"]] == [str(chain.cls)] * 2
+    refused = run("evaluate", chain.cam, *command[2:], status=65)
+    assert "holds heatmaps, this step needs classifier" in refused.stderr
+    assert "read more than once" in run("evaluate", "-", *command[2:], status=2).stderr
+
+
 @pytest.mark.parametrize(
     ("args", "told"),
     [
@@ -102,7 +139,7 @@ def test_voc_multilabel_scores_what_was_predicted(chain, run, tmp_path):
         (("x.h5", "--dataset", "d", "--device", "cpu"), "--device belongs to --protocol sanity"),
         (("x.h5", "--dataset", "d", "--images", "i"), "--images belongs to --protocol sanity"),
         (("x.h5", "--dataset", "d", "--protocol", "class-specificity", "--threshold", "0.1"),
-         "--threshold belongs to --protocol segmentation, not to class-specificity"),
+         "--threshold belongs to --protocol segmentation or classification, not to class-specificity"),
         (("x.h5", "--dataset", "d", "--protocol", "class-specificity", "--average", "psa"), "--average belongs"),
         (("x.h5", "--dataset", "d", "--protocol", "sanity", "--classifier", "c.h5", "--tune-on", "val"),
          "--tune-on belongs"),
@@ -119,6 +156,20 @@ def test_voc_multilabel_scores_what_was_predicted(chain, run, tmp_path):
         (("x.h5", "--dataset", "d", "--protocol", "imagenet-seg", "--frame", "0x9"), "needed image or HxW"),
         (("x.h5", "--dataset", "d", "--protocol", "imagenet-seg", "--preset", "x"), "--preset x"),
         (("x.h5", "--dataset", "d", "--protocol", "voc-multilabel", "--threshold", "0.1"), "--threshold belongs"),
+        (("x.h5", "--protocol", "localisation"), "nothing to compare the maps with"),
+        (("x.h5", "--protocol", "localisation", "--dataset", "d", "--reference-threshold", "0.3"),
+         "--reference-threshold without --reference"),
+        (("x.h5", "--protocol", "localisation", "--reference", "r.h5", "--tolerance", "15"),
+         "--tolerance without --dataset"),
+        (("x.h5", "--protocol", "localisation", "--reference", "r.h5", "--split", "val"), "--dataset"),
+        (("x.h5", "--protocol", "localisation", "--reference", "r.h5", "--reference-threshold", "1"),
+         "--reference-threshold 1: needs a fraction"),
+        (("x.h5", "--dataset", "d", "--reference", "r.h5"), "--reference belongs to --protocol localisation"),
+        (("x.h5", "--protocol", "localisation", "--reference", "r.h5", "--threshold", "0.1"),
+         "--threshold belongs to --protocol segmentation or classification, not to localisation"),
+        (("x.h5", "--protocol", "classification"), "--dataset"),
+        (("x.h5", "--dataset", "d", "--size", "9"), "--size belongs to --protocol classification"),
+        (("x.h5", "--protocol", "classification", "--dataset", "d", "--tune-on", "train"), "--tune-on belongs"),
     ],
 )  # fmt: skip
 def test_options_of_another_protocol_are_refused_before_anything_is_read(run, args, told):

@@ -1,6 +1,6 @@
 """Batches of a data set for training and for validation."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from xseg.datasets import Dataset
 from xseg.datasets.transforms import Augmentation, augment, resize
+from xseg.errors import BadInput, InputMissing
 from xseg.seeding import generator
 from xseg.training.order import SampleOrder
 from xseg.training.prefetch import prefetch
@@ -80,7 +81,14 @@ class TrainingBatches:
 
 
 def whole_images(
-    dataset: Dataset, long_side: int | None, *, batch_size: int, workers: int, chosen: Sequence[int] | None = None
+    dataset: Dataset,
+    long_side: int | None,
+    *,
+    batch_size: int,
+    workers: int,
+    chosen: Sequence[int] | None = None,
+    fixed: tuple[int, int] | None = None,
+    failed: Callable[[int, BadInput | InputMissing], None] | None = None,
 ) -> Generator[tuple[list[int], Tensor], None, None]:
     """All images once, in batches of equal size, so that nothing has to be padded.
 
@@ -90,30 +98,50 @@ def whole_images(
         batch_size: most images per batch.
         workers: threads that decode; 0 for none.
         chosen: indices of the images wanted; None: all.
+        fixed: height and width of every image instead; the aspect ratio is then given up.
+        failed: told the index of an image that cannot be read, and why; None: the error is raised.
 
     Yields:
         Indices into `dataset.items`, and images (n,3,h,w) uint8.
+
+    Raises:
+        BadInput, InputMissing: an image cannot be read, and nobody is to be told.
     """
     groups: dict[tuple[int, ...], list[tuple[int, Tensor]]] = {}
 
-    def load(index: int) -> tuple[int, Tensor]:
-        image = dataset.read_image(dataset.items[index])
-        if long_side is not None:
-            factor = long_side / max(image.shape[:2])
-            image = resize(image, (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor))))
-        return index, _channels_first(image)
+    def load(index: int) -> tuple[int, Tensor | BadInput | InputMissing]:
+        try:
+            image = dataset.read_image(dataset.items[index])
+        except (BadInput, InputMissing) as error:
+            if failed is None:
+                raise
+            return index, error
+        return index, _channels_first(resize(image, _view(image, long_side, fixed)))
 
     wanted = range(len(dataset.items)) if chosen is None else chosen
     count = len(wanted)
     chunks = range(-(-count // batch_size))
     for loaded in prefetch(lambda k: wanted[k * batch_size : (k + 1) * batch_size], load, chunks, workers=workers):
         for index, image in loaded:
+            if not isinstance(image, Tensor):
+                if failed is not None:
+                    failed(index, image)
+                continue
             group = groups.setdefault(tuple(image.shape), [])
             group.append((index, image))
             if len(group) == batch_size:
                 yield _joined(groups.pop(tuple(image.shape)))
     for group in groups.values():
         yield _joined(group)
+
+
+def _view(image: np.ndarray, long_side: int | None, fixed: tuple[int, int] | None) -> tuple[int, int]:
+    """Height and width that an image (H,W,3) is looked at in."""
+    height, width = image.shape[:2]
+    if fixed is not None:
+        return fixed
+    factor = 1 if long_side is None else long_side / max(height, width)
+    return max(1, round(height * factor)), max(1, round(width * factor))
 
 
 def _joined(group: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:

@@ -1,6 +1,6 @@
 """How well a classifier ranks the images of a labelled set."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from xseg.classifier.model import Classifier
 from xseg.classifier.samples import label_matrix, whole_images
 from xseg.datasets import Dataset
 from xseg.device import halving
-from xseg.errors import BadInput, Stopped
+from xseg.errors import BadInput, InputMissing, Stopped
 from xseg.training.together import Together
 
 
@@ -32,7 +32,6 @@ class Validation:
     images: int
 
 
-@torch.no_grad()
 def validate(
     dataset: Dataset,
     classifier: Classifier,
@@ -56,24 +55,70 @@ def validate(
     classifier.to(device).eval()
     labels = label_matrix(dataset)
     scores = np.zeros(labels.shape, np.float32)
-
-    def score(images: Sequence[Tensor]) -> list[np.ndarray]:
-        logits = classifier(classifier.normalise(torch.stack(list(images)).to(device)))
-        return list(logits.float().cpu().numpy())
-
     group = group or Together()
     own = range(group.rank.number, len(dataset.items), group.rank.count)
     stopped = False
-    with closing(whole_images(dataset, long_side, batch_size=batch_size, workers=workers, chosen=own)) as batches:
-        for indices, images in batches:
+    seen = logits_of(
+        dataset, classifier, device=device, long_side=long_side, batch_size=batch_size, workers=workers, chosen=own
+    )
+    with closing(seen) as batches:
+        for indices, logits in batches:
             if stopped := should_stop():
                 break
-            scores[indices] = halving(score, list(images))
+            scores[indices] = logits
     if group.any(stopped):
         raise Stopped("stopped during validation", "the same command continues after the training")
     scores = group.sum_array(scores)
     per_class = average_precision(scores, labels)
     return Validation(per_class, mean_average_precision(per_class), len(labels))
+
+
+@torch.no_grad()
+def logits_of(
+    dataset: Dataset,
+    classifier: Classifier,
+    *,
+    device: torch.device,
+    long_side: int | None,
+    batch_size: int,
+    workers: int,
+    chosen: Sequence[int] | None = None,
+    fixed: tuple[int, int] | None = None,
+    failed: Callable[[int, BadInput | InputMissing], None] | None = None,
+) -> Generator[tuple[list[int], np.ndarray], None, None]:
+    """What a classifier, in evaluation mode on `device`, says to whole images.
+
+    Args:
+        dataset: images.
+        classifier: the network.
+        device: where it is.
+        long_side: of the images as it sees them; as `batch_size`, `workers`, `chosen`, `fixed` and `failed` in
+            `whole_images`.
+        batch_size: images at once.
+        workers: threads that decode.
+        chosen: indices of the images wanted.
+        fixed: height and width.
+        failed: told of images that cannot be read.
+
+    Yields:
+        Indices into `dataset.items`, and logits (n,C) float32.
+
+    Raises:
+        BadInput, InputMissing: an image cannot be read, and nobody is to be told.
+        Unavailable: the device's memory does not hold one image.
+    """
+
+    def score(images: Sequence[Tensor]) -> list[np.ndarray]:
+        logits = classifier(classifier.normalise(torch.stack(list(images)).to(device)))
+        return list(logits.float().cpu().numpy())
+
+    batches = whole_images(
+        dataset, long_side, batch_size=batch_size, workers=workers, chosen=chosen, fixed=fixed, failed=failed
+    )
+    with closing(batches):
+        for indices, images in batches:
+            rows = halving(score, list(images))
+            yield indices, np.stack(rows)
 
 
 def require_classes(dataset: Dataset, classifier: Classifier) -> None:

@@ -24,13 +24,16 @@ def evaluate(
     inputs: ArtifactsIn,
     dataset: Annotated[
         str | None,
-        typer.Option(metavar="DATASET", help="Data set with ground truth; sanity and perturbation need none."),
+        typer.Option(metavar="DATASET", help="Data set with true masks, or labels; sanity and perturbation need none."),
     ] = None,
     protocol: Annotated[
         str,
         typer.Option(help=f"{', '.join(PROTOCOLS)}."),
     ] = "segmentation",
-    threshold: Annotated[float | None, typer.Option(help="Background score for maps without background; 0.2.")] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(help="Background score for maps without background, 0.2; classification: probability, 0.5."),
+    ] = None,
     tune_on: Annotated[str | None, typer.Option(metavar="SPLIT", help="Choose the threshold on this split.")] = None,
     tune_with: Annotated[
         list[str] | None, typer.Option(metavar="INPUT", help="Heatmaps of that split, if INPUT does not cover it.")
@@ -77,11 +80,23 @@ def evaluate(
             " which also take image).",
         ),
     ] = None,
+    reference: Annotated[
+        list[str] | None, typer.Option(metavar="HEATMAPS", help="Localisation: maps of an independent classifier.")
+    ] = None,
+    reference_threshold: Annotated[
+        float | None, typer.Option(help="Localisation: fraction of a reference map's maximum that makes its mask; 0.5.")
+    ] = None,
+    tolerance: Annotated[
+        int | None, typer.Option(min=0, help="Localisation: pixels by which a maximum may miss; 0, published: 15.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(min=0, help="Classification: long side of the images, 0 keeps it; default: recorded.")
+    ] = None,
     bootstrap: Annotated[int, typer.Option(min=2, help="Resamples for the 95 % interval.")] = 1000,
     split: SplitOpt = None,
     format_: FormatOpt = None,
 ) -> Status:
-    """Score heatmaps, pseudolabels or masks against ground truth, or heatmaps by what a classifier makes of them.
+    """Score heatmaps, pseudolabels, masks or classifiers against ground truth, or heatmaps against other heatmaps.
 
     Example: xseg evaluate cam.h5 masks.h5 --dataset VOC2012 --split val --json
 
@@ -94,6 +109,10 @@ def evaluate(
     Example: xseg evaluate top1.h5 --protocol imagenet-seg --dataset gtsegs_ijcv.mat --preset chefer
 
     Example: xseg evaluate predicted.h5 --protocol voc-multilabel --dataset VOC2012 --split val
+
+    Example: xseg evaluate cam.h5 --protocol localisation --reference other.h5 --dataset VOC2012 --split val
+
+    Example: xseg evaluate cls.h5 --protocol classification --dataset VOC2012 --split val
     """
     from xseg.cli.data import dataset_of, frame_of
 
@@ -109,6 +128,8 @@ def evaluate(
         "measure": measure, "fill": fill, "score_against": score_against, "steps": steps,
         "curve": curve,
         "preset": preset, "frame": None if frame is None else frame_of(frame),
+        "reference": reference or None, "reference_threshold": reference_threshold, "tolerance": tolerance,
+        "size": size,
     }  # fmt: skip
     _refuse_foreign(protocol, own, context)
     _refuse_combinations(protocol, {**own, "dataset": dataset, "split": split, "format": format_})
@@ -147,15 +168,9 @@ def _refuse_combinations(protocol: str, given: Mapping[str, object]) -> None:
     """
     if given["dataset"] is None and (PROTOCOLS[protocol].needs_dataset or given["split"] or given["format"]):
         raise UsageError("Missing option '--dataset'", "give the data set: --dataset DATASET")
-    if given["threshold"] is not None and given["tune_on"] is not None:
-        raise UsageError("--threshold and --tune-on exclude each other")
-    if given["tune_with"] and given["tune_on"] is None:
-        raise UsageError("--tune-with without --tune-on", "name the split it covers: --tune-on SPLIT")
     if "classifier" in PROTOCOLS[protocol].options and given["classifier"] is None:
         raise UsageError(f"--protocol {protocol} without --classifier", "give the heatmaps' own one: --classifier FILE")
-    for name in ("randomise", "stages"):
-        if given["random_labels"] is not None and given[name] is not None:
-            raise UsageError(f"--random-labels and --{name} exclude each other: either labels or weights are random")
+    PROTOCOLS[protocol].check(given)
 
 
 def _print(rows: list[tuple[str, dict[str, object]]]) -> None:

@@ -20,11 +20,20 @@ class Protocol:
         run: takes the context, the inputs, the data set or None, and the options by name; None where not given.
         options: names of those that not every protocol has.
         needs_dataset: cannot do without `--dataset`.
+        check: refuses options of its own that need or exclude each other, before anything is read.
     """
 
     run: Callable[[Context, list[str], Any, Mapping[str, Any]], "Outcome"]
     options: tuple[str, ...] = ()
     needs_dataset: bool = True
+    check: Callable[[Mapping[str, Any]], None] = lambda _: None
+
+
+def _check_segmentation(given: Mapping[str, Any]) -> None:
+    if given["threshold"] is not None and given["tune_on"] is not None:
+        raise UsageError("--threshold and --tune-on exclude each other")
+    if given["tune_with"] and given["tune_on"] is None:
+        raise UsageError("--tune-with without --tune-on", "name the split it covers: --tune-on SPLIT")
 
 
 def _segmentation(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
@@ -44,6 +53,12 @@ def _class_specificity(context: Context, inputs: list[str], data: Any, own: Mapp
     from xseg.scores.class_specificity_step import evaluate_class_specificity
 
     return evaluate_class_specificity(inputs, data, own["bootstrap"], context.runtime)
+
+
+def _check_sanity(given: Mapping[str, Any]) -> None:
+    for name in ("randomise", "stages"):
+        if given["random_labels"] is not None and given[name] is not None:
+            raise UsageError(f"--random-labels and --{name} exclude each other: either labels or weights are random")
 
 
 def _sanity(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
@@ -99,13 +114,48 @@ def _frame(own: Mapping[str, Any]) -> dict[str, Any]:
     return {"frame": None if own["frame"] == "image" else own["frame"]}
 
 
+def _check_localisation(given: Mapping[str, Any]) -> None:
+    if given["dataset"] is None and not given["reference"]:
+        raise UsageError(
+            "--protocol localisation with nothing to compare the maps with",
+            "give --reference HEATMAPS, --dataset DATASET, or both",
+        )
+    if given["reference_threshold"] is not None and not given["reference"]:
+        raise UsageError("--reference-threshold without --reference", "give the heatmaps it thresholds")
+    if given["tolerance"] is not None and given["dataset"] is None:
+        raise UsageError("--tolerance without --dataset: the pointing game needs true masks", "give --dataset DATASET")
+
+
+def _localisation(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.localisation_step import THRESHOLD, LocalisationOptions, evaluate_localisation
+
+    threshold = own["reference_threshold"]
+    options = LocalisationOptions(
+        tuple(own["reference"] or ()),
+        THRESHOLD if threshold is None else threshold,
+        own["tolerance"] or 0,
+        own["bootstrap"],
+    )
+    return evaluate_localisation(inputs, data, options, context.runtime)
+
+
+def _classification(context: Context, inputs: list[str], data: Any, own: Mapping[str, Any]) -> "Outcome":  # noqa: ANN401
+    from xseg.scores.classification_step import ClassificationOptions, evaluate_classification
+
+    options = ClassificationOptions(own["threshold"], own["size"], own["bootstrap"])
+    return evaluate_classification(inputs, data, options, context.runtime)
+
+
 PROTOCOLS: dict[str, Protocol] = {
-    "segmentation": Protocol(_segmentation, ("threshold", "tune_on", "tune_with", "average")),
+    "segmentation": Protocol(
+        _segmentation, ("threshold", "tune_on", "tune_with", "average"), check=_check_segmentation
+    ),
     "class-specificity": Protocol(_class_specificity),
     "sanity": Protocol(
         _sanity,
         ("classifier", "randomise", "stages", "random_labels", "images", "device", "batch_size"),
         needs_dataset=False,
+        check=_check_sanity,
     ),
     "perturbation": Protocol(
         _perturbation,
@@ -125,4 +175,11 @@ PROTOCOLS: dict[str, Protocol] = {
     ),
     "imagenet-seg": Protocol(_imagenet_seg, ("preset", "frame")),
     "voc-multilabel": Protocol(_voc_multilabel, ("frame",)),
+    "localisation": Protocol(
+        _localisation,
+        ("reference", "reference_threshold", "tolerance"),
+        needs_dataset=False,
+        check=_check_localisation,
+    ),
+    "classification": Protocol(_classification, ("threshold", "size", "images", "device", "batch_size")),
 }

@@ -5,7 +5,7 @@ from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -49,6 +49,17 @@ class Opened:
         return self.names[0]
 
 
+class Headed(Protocol):
+    """What is scored on its own, and has a name for it."""
+
+    @property
+    def heading(self) -> str:
+        """What the run is called in tables and JSON."""
+
+
+H = TypeVar("H", bound=Headed)
+
+
 def open_runs(inputs: Sequence[str], kinds: Sequence[str], runtime: Runtime) -> list[Opened]:
     """The runs among the inputs, in order of first appearance.
 
@@ -74,12 +85,12 @@ def group_by_run(inputs: Sequence[str]) -> list[list[str]]:
 
 
 def score_runs(
-    runs: Sequence[Opened], header: Header, score: Callable[[Opened], tuple[dict[str, Any], int]], runtime: Runtime
+    runs: Sequence[H], header: Header, score: Callable[[H], tuple[dict[str, Any], int]], runtime: Runtime
 ) -> Outcome:
     """Score run after run and publish the result, or tell the one that is there already.
 
     Args:
-        runs: what `open_runs` opened.
+        runs: what `open_runs` opened, or other things with a heading.
         header: identity of the result.
         score: the run's JSON object, and how many of its images could not be scored.
         runtime: shared options.
