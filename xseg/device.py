@@ -112,10 +112,13 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+_OUT_OF_MEMORY = ("out of memory", "can't allocate memory")  # an accelerator's words, and the CPU allocator's
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether `error` says that the device's memory did not suffice."""
     return isinstance(error, torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and "out of memory" in str(error).lower()
+        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in _OUT_OF_MEMORY)
     )
 
 
@@ -132,7 +135,8 @@ def halving(process: Callable[[Sequence[T]], list[R]], batch: Sequence[T]) -> li
             raise
         if len(batch) == 1:
             raise Unavailable(
-                "the device's memory does not hold one image", "use --device cpu, or a smaller --size"
+                "the device's memory does not hold one image and its classes",
+                "use --device cpu, a smaller --size or --frame, or a smaller --set chunk=N where the method has it",
             ) from error
     # Outside the handler, so that the traceback no longer keeps the failed batch's tensors alive.
     if torch.cuda.is_available():

@@ -1,7 +1,7 @@
 """Where a network's last spatial features and its head are, found by watching one forward pass."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -106,6 +106,24 @@ def find_layer(calls: list[Call], head: int) -> Call:
         "--layer: the network has no spatial feature map before its head",
         "name one with --layer, or use a larger input size",
     )
+
+
+def token_blocks(net: nn.Module, calls: Sequence[Call]) -> list[str]:
+    """Paths of the outermost modules with weights that run in a sequence and give several tokens (1,T,K).
+
+    Args:
+        net: the network.
+        calls: those to look among, as of `trace`.
+    """
+    paths = [
+        call.path
+        for call in calls
+        if len(call.shape) == 3
+        and call.shape[1] > 1
+        and isinstance(net.get_submodule(call.path.rpartition(".")[0]), nn.Sequential | nn.ModuleList)
+        and any(True for _ in call.module.parameters())
+    ]
+    return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
 
 
 def is_transparent(module: nn.Module) -> bool:

@@ -10,7 +10,7 @@ from xseg.classifier.capture import capture
 from xseg.classifier.model import Classifier
 from xseg.errors import UsageError
 from xseg.heatmaps.layers import evaluating, not_a_map, probe_images, single, target_layer
-from xseg.heatmaps.registry import Method, Query, methods
+from xseg.heatmaps.registry import Method, Query, instead, methods
 
 # Largest difference between rebuilt and real logits, as a fraction of the sum of their terms' absolute values.
 _AGREEMENT = {torch.float16: 1e-2, torch.bfloat16: 3e-2}
@@ -40,9 +40,8 @@ def _head_weight(classifier: Classifier) -> tuple[Tensor, Tensor | None] | str:
     if linear:
         assert isinstance(module, nn.Linear | nn.Conv2d)
         return single(module.weight).flatten(1), None if module.bias is None else single(module.bias)
-    return (
-        f"cam needs a linear layer or a 1x1 convolution as head, found {path!r} ({type(module).__name__}); use grad-cam"
-    )
+    found = f"{path!r} ({type(module).__name__})"
+    return f"cam needs a linear layer or a 1x1 convolution as head, found {found}; {instead(classifier)}"
 
 
 def _disagreement(classifier: Classifier, layer: str | None, features: Tensor, logits: Tensor) -> str | None:
@@ -59,7 +58,7 @@ def _disagreement(classifier: Classifier, layer: str | None, features: Tensor, l
     if weight.shape != (logits.shape[1], features.shape[1]):
         return (
             f"cam needs only a global mean between {where}; the layer has {features.shape[1]} channels, "
-            f"the head takes {weight.shape[1]}; use grad-cam"
+            f"the head takes {weight.shape[1]}; {instead(classifier)}"
         )
     weight, features = weight.detach(), single(features.detach())
     pooled = features.mean((2, 3))
@@ -67,7 +66,8 @@ def _disagreement(classifier: Classifier, layer: str | None, features: Tensor, l
     rebuilt = pooled @ weight.T + offset
     size = (pooled.abs() @ weight.T.abs() + offset.abs()).amax()
     if ((rebuilt - single(logits.detach())).abs() > _AGREEMENT.get(logits.dtype, _AGREEMENT_FLOAT32) * size).any():
-        return f"cam needs only a global mean between {where}, but the logits say there is more; use grad-cam"
+        more = f"cam needs only a global mean between {where}, but the logits say there is more"
+        return f"{more}; {instead(classifier)}"
     return None
 
 

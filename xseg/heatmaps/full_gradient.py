@@ -65,6 +65,8 @@ class _Biases(TorchFunctionMode):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if func not in _AFFINE or not output.requires_grad:
+            if output is self._passed_on:  # worked on in place, so no longer the layer's own output
+                self._passed_on = None
             return output
         bias = self._bias(func, *args, **kwargs)
         if bias is None:
@@ -83,7 +85,16 @@ class _Biases(TorchFunctionMode):
         return bias
 
 
-_AFFINE = {functional.conv2d, functional.linear, functional.batch_norm}
+_AFFINE = {
+    functional.conv1d,
+    functional.conv2d,
+    functional.conv3d,
+    functional.conv_transpose1d,
+    functional.conv_transpose2d,
+    functional.conv_transpose3d,
+    functional.linear,
+    functional.batch_norm,
+}
 
 
 def _plain_bias(_weight: Tensor, bias: Tensor | None = None, *_: object, **__: object) -> Tensor | None:

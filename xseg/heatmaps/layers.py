@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from xseg.classifier.capture import capture, module_at
 from xseg.classifier.model import Classifier
+from xseg.classifier.probe import token_blocks, trace
 from xseg.errors import UsageError
 from xseg.heatmaps.registry import Method, Query
 from xseg.seeding import generator
@@ -157,6 +158,19 @@ def not_a_map(classifier: Classifier, layer: str | None, found: Tensor) -> str |
     return None
 
 
+def _before_tokens(classifier: Classifier) -> str | None:
+    """Why the classifier's own layer says little: a transformer's blocks of tokens follow it; None if none do."""
+    calls, _ = trace(classifier.net, classifier.config.input_size)
+    path = classifier.config.layer
+    place = next((place for place, call in enumerate(calls) if call.path == path), len(calls))
+    if blocks := token_blocks(classifier.net, calls[place + 1 :]):
+        return (
+            f"{len(blocks)} blocks of tokens come between {path}, the last feature map, and the logits;"
+            " use input-x-gradient, or --layer to look at it all the same"
+        )
+    return None
+
+
 class LayerMaps(Method):
     """What methods share that read the feature maps (N,C,h,w) of one layer, the classifier's own or `Query.layer`."""
 
@@ -164,10 +178,10 @@ class LayerMaps(Method):
     models: ClassVar[str] = "any with feature maps (N,C,h,w)"
 
     def serves(self, classifier: Classifier, layer: str | None = None) -> str | None:
-        """Run a noise image and look at the shape of the layer's output."""
+        """Run a noise image and look at the shape of the layer's output, and at what comes after the own layer."""
         with evaluating(classifier):
             leaf, _ = forward_from(classifier, probe_images(classifier), layer)
-        return not_a_map(classifier, layer, leaf)
+        return not_a_map(classifier, layer, leaf) or (_before_tokens(classifier) if layer is None else None)
 
     def features(self, classifier: Classifier, query: Query) -> tuple[Tensor, Tensor]:
         """The feature maps (N,C,h,w), and the logits (N,C) as a function of them; inside `evaluating`.

@@ -13,7 +13,7 @@ from xseg.heatmaps.baselines import Baseline, baseline_images
 from xseg.heatmaps.cells import linear_weights, windows
 from xseg.heatmaps.layers import evaluating, single
 from xseg.heatmaps.registry import Method, Query, methods
-from xseg.heatmaps.sampling import class_scores, require_positive
+from xseg.heatmaps.sampling import class_scores, require_positive, require_within
 from xseg.registry import memory_only
 from xseg.seeding import generator
 
@@ -75,7 +75,8 @@ class Occlusion(Method):
                 drops.append(intact - class_scores(classifier, query, hidden, self.score == "probability"))
             drop = torch.cat(drops).view(len(rows), len(columns), -1)
             covers = [_cover(drop, spans, side) for spans, side in zip((rows, columns), sides, strict=True)]
-            maps = torch.einsum("yxp,yh,xw->phw", drop, *covers)
+            with torch.autocast(drop.device.type, enabled=False):
+                maps = torch.einsum("yxp,yh,xw->phw", drop, *covers)
             return maps / (covers[0].sum(0)[:, None] * covers[1].sum(0))
 
 
@@ -130,6 +131,7 @@ class Rise(Method):
 
     def __post_init__(self) -> None:
         require_positive(masks=self.masks, cells=self.cells, chunk=self.chunk)
+        require_within("cells", self.cells, 1, 1024)
         if not 0 < self.keep <= 1:
             raise UsageError(f"--set keep={self.keep}: needs a probability above 0")
 
@@ -149,7 +151,8 @@ class Rise(Method):
                 shown = masks.to(fill.dtype)[:, None, None]
                 pictures = (fill + shown * (query.images - fill)).flatten(0, 1)
                 scores = class_scores(classifier, query, pictures, self.score == "probability")
-                total = total + torch.einsum("sp,shw->phw", scores, masks)
+                with torch.autocast(masks.device.type, enabled=False):  # thousands of terms are too many for float16
+                    total = total + torch.einsum("sp,shw->phw", scores, masks)
         assert isinstance(total, Tensor)  # there is at least one mask
         return total / (self.masks * self.keep)
 
@@ -164,4 +167,5 @@ class Rise(Method):
             cell = math.ceil(side / self.cells)
             pixel = torch.arange(side, device=like.device, dtype=like.dtype) + int(shift * cell)
             weights.append(linear_weights((pixel + 0.5) * self.cells / ((self.cells + 1) * cell) - 0.5, self.cells))
-        return weights[0] @ values @ weights[1].T
+        with torch.autocast(like.device.type, enabled=False):
+            return weights[0] @ values @ weights[1].T

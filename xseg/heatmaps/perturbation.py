@@ -12,7 +12,7 @@ from xseg.heatmaps.baselines import median_blur
 from xseg.heatmaps.cells import linear_weights
 from xseg.heatmaps.layers import HALF_GRADIENT_SCALE, evaluating, single
 from xseg.heatmaps.registry import Method, Query, methods
-from xseg.heatmaps.sampling import require_positive
+from xseg.heatmaps.sampling import require_positive, require_within
 from xseg.registry import memory_only
 from xseg.seeding import generator
 
@@ -81,9 +81,9 @@ class MeaningfulPerturbation(Method):
         for name in ("l1", "tv", "noise"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise UsageError(f"--set {name}={getattr(self, name)}: needs a number from 0 on")
-        if self.grid < 2:
-            raise UsageError(f"--set grid={self.grid}: needs at least 2 cells")
-        if self.blur < 1 or self.blur % 2 == 0:
+        require_within("grid", self.grid, 2, 1024)
+        require_within("blur", self.blur, 1, 101)  # a median: time and memory grow with its square
+        if self.blur % 2 == 0:
             raise UsageError(f"--set blur={self.blur}: needs an odd number of pixels")
         if not 1 <= self.beta < float("inf"):
             raise UsageError(f"--set beta={self.beta}: needs a number from 1 on")
@@ -142,4 +142,5 @@ class MeaningfulPerturbation(Method):
 
 def _enlarged(masks: Tensor, enlarge: list[Tensor]) -> Tensor:
     """Masks (P,g,g) as (P,H,W)."""
-    return torch.einsum("hg,pgk,wk->phw", enlarge[0], masks, enlarge[1])
+    with torch.autocast(masks.device.type, enabled=False):
+        return torch.einsum("hg,pgk,wk->phw", enlarge[0], masks, enlarge[1])

@@ -9,6 +9,7 @@ from torch import Tensor
 from xseg.classifier.model import Classifier
 from xseg.errors import UsageError
 from xseg.heatmaps.registry import Method, Query, methods
+from xseg.heatmaps.sampling import require_within
 from xseg.seeding import generator
 
 
@@ -32,8 +33,7 @@ class RandomMap(Method):
     source: ClassVar[str] = "none (reference map)"
 
     def __post_init__(self) -> None:
-        if self.grid < 1:
-            raise UsageError(f"--set grid={self.grid}: needs at least 1 cell")
+        require_within("grid", self.grid, 1, 1024)
 
     def __call__(self, classifier: Classifier, query: Query) -> Tensor:
         """Maps (P,grid,grid) in [0,1)."""

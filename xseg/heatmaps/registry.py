@@ -2,7 +2,7 @@
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -134,6 +134,28 @@ def _refusing(answer: Answer) -> Answer:
 
 
 methods: Registry[Method] = Registry("explanation method", group="xseg.methods")
+
+
+#: What explains most networks, the finest maps last.
+FALLBACKS = ("grad-cam", "integrated-gradients", "input-x-gradient")
+
+
+def instead(classifier: Classifier) -> str:
+    """Which methods serve a network that another one refused, as advice."""
+    return use([name for name in FALLBACKS if _serves(methods.create(name), classifier)])
+
+
+def use(names: Sequence[str]) -> str:
+    """Advice to use one of the methods `names`."""
+    *others, last = names
+    return f"use {', '.join(others)} or {last}" if others else f"use {last}"
+
+
+def _serves(method: Method, classifier: Classifier) -> bool:
+    try:
+        return method.serves(classifier) is None
+    except UsageError:  # the layer it would look at does not lead to the logits
+        return False
 
 
 def require_served(method: Method, classifier: Classifier, layer: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """Sums of gradients over many altered copies of each image, and the random draws that alter them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import torch
@@ -8,7 +8,7 @@ from torch import Tensor
 
 from xseg.classifier.model import Classifier
 from xseg.errors import UsageError
-from xseg.heatmaps.layers import answer_by_gradient, evaluating, single
+from xseg.heatmaps.layers import evaluating, gradient_seeds, in_order, single
 from xseg.heatmaps.registry import Query
 from xseg.seeding import generator
 
@@ -22,6 +22,16 @@ def require_positive(**settings: float | None) -> None:
     for name, value in settings.items():
         if value is not None and not 0 < value < float("inf"):
             raise UsageError(f"--set {name}={value}: needs a positive number")
+
+
+def require_within(name: str, value: float, low: float, high: float) -> None:
+    """Refuse a parameter outside its bounds.
+
+    Raises:
+        UsageError: naming it and both bounds.
+    """
+    if not low <= value <= high:
+        raise UsageError(f"--set {name}={value}: needs a number from {low} to {high}")
 
 
 def repeated(query: Query, images: Tensor) -> Query:
@@ -63,7 +73,8 @@ def summed_gradients(
     Returns:
         (P,3,H,W) float32, or float64 where the images are.
     """
-    total: Tensor | None = None
+    rounds = query.rounds()
+    totals: list[Tensor] = []
     for start in range(0, count, chunk):
         with evaluating(classifier, query.create_graph), torch.set_grad_enabled(query.create_graph):
             points, factors = zip(*(alter(i) for i in range(start, min(start + chunk, count))), strict=True)
@@ -71,15 +82,24 @@ def summed_gradients(
             leaf = leaf if leaf.requires_grad else leaf.detach().requires_grad_()
             with torch.enable_grad():
                 logits = classifier(leaf.clone())  # a copy, so that the network may work in place
-            gradients = answer_by_gradient(
-                repeated(query, leaf), leaf, logits, lambda gradient, _: gradient.square() if squared else gradient
-            )
-            weights = torch.stack([factor.expand_as(points[0]) for factor in factors])
-            gradients = gradients.view(len(points), len(query.target), *gradients.shape[1:])
-            part = (gradients * single(weights)[:, query.image]).sum(0)
-            total = part if total is None else total + part
-    assert total is not None  # count is at least 1
-    return total
+            weights = single(torch.stack([factor.expand_as(points[0]) for factor in factors]))
+            parts = _weighted_gradients(repeated(query, leaf), leaf, logits, weights, squared)
+            # What is kept is one gradient per question, however many points there are.
+            found = [part[query.image[chosen]] for part, chosen in zip(parts, rounds, strict=True)]
+            totals = [total + part for total, part in zip(totals, found, strict=True)] if totals else found
+    return in_order(totals, rounds)
+
+
+def _weighted_gradients(asked: Query, leaf: Tensor, logits: Tensor, weights: Tensor, squared: bool) -> Iterator[Tensor]:
+    """For each round of questions the sum over S copies of weights (S,N,3,H,W) times gradients: (N,3,H,W)."""
+    rounds = asked.rounds()
+    seeds, scale = gradient_seeds(asked, rounds, logits)
+    for number, seed in enumerate(seeds):
+        more = asked.create_graph or number + 1 < len(rounds)
+        (gradient,) = torch.autograd.grad(logits, leaf, seed, retain_graph=more, create_graph=asked.create_graph)
+        with torch.autocast(leaf.device.type, enabled=False):
+            gradient = (single(gradient) / scale).view_as(weights)
+            yield (weights * (gradient.square() if squared else gradient)).sum(0)
 
 
 def class_scores(classifier: Classifier, query: Query, images: Tensor, probability: bool) -> Tensor:

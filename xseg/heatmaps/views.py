@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -10,9 +11,13 @@ from torch.nn import functional
 
 from xseg.classifier.model import Classifier
 from xseg.errors import UsageError
+from xseg.heatmaps.layers import evaluating
 
 #: No side of a view falls below the stride of the deepest usual networks, whatever the image and the scale.
 SMALLEST_SIDE = 32
+
+_SIDES = (SMALLEST_SIDE, 48, 64, 96, 128, 192, 256, 384)
+_smallest: WeakKeyDictionary[Classifier, int] = WeakKeyDictionary()
 
 MapSize = Literal["image", "model"] | tuple[int, int]
 
@@ -27,6 +32,7 @@ class Views:
         size: long side in pixels at scale 1; None: the image as it is.
         map_size: grid of the result: the image's, the model's own (that of the first scale), or (height, width).
         fixed: (height, width) for networks that take nothing else; the aspect ratio is then given up.
+        smallest: no side of a view falls below it, see `smallest_side`.
 
     Raises:
         UsageError: an empty or non-positive value, or several scales for a network of fixed size.
@@ -37,6 +43,7 @@ class Views:
     size: int | None = None
     map_size: MapSize = "image"
     fixed: tuple[int, int] | None = None
+    smallest: int = SMALLEST_SIDE
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0 < scale <= 16 for scale in self.scales):
@@ -56,7 +63,7 @@ class Views:
         if self.fixed is not None:
             return self.fixed
         factor = scale if self.size is None else scale * self.size / max(image)
-        height, width = (max(SMALLEST_SIDE, round(side * factor)) for side in image)
+        height, width = (max(self.smallest, round(side * factor)) for side in image)
         return height, width
 
     def grid(self, image: tuple[int, int], model: tuple[int, int]) -> tuple[int, int]:
@@ -73,6 +80,26 @@ def fixed_size(classifier: Classifier) -> tuple[int, int] | None:
         for module in classifier.net.modules()  # timm's patch embedding, torchvision's transformer
     )
     return classifier.config.input_size if strict else None
+
+
+def smallest_side(classifier: Classifier) -> int:
+    """Pixels that a side must have for the network to run: `SMALLEST_SIDE`, or more for those that pad little.
+
+    AlexNet needs 63. Tried once for each classifier, on squares of zeros.
+    """
+    if classifier not in _smallest:
+        _smallest[classifier] = next((side for side in _SIDES if _runs(classifier, side)), SMALLEST_SIDE)
+    return _smallest[classifier]
+
+
+def _runs(classifier: Classifier, side: int) -> bool:
+    weight = next(classifier.parameters())
+    try:
+        with evaluating(classifier), torch.no_grad():
+            classifier(torch.zeros(1, 3, side, side, dtype=weight.dtype, device=weight.device))
+    except RuntimeError:
+        return False
+    return True
 
 
 def resize_images(pixels: Tensor, shape: tuple[int, int]) -> Tensor:

@@ -1,7 +1,7 @@
 """Weights drawn anew, stage by stage, in a copy of a classifier (Adebayo et al. 2018, arXiv:1810.03292)."""
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any, Literal
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from xseg.classifier.features import feature_layers
 from xseg.classifier.model import Classifier
-from xseg.classifier.probe import Call, trace
+from xseg.classifier.probe import token_blocks, trace
 from xseg.seeding import generator, key_seed
 
 Order = Literal["cascading", "independent"]
@@ -42,7 +42,7 @@ def stages_of(classifier: Classifier) -> list[Stage]:
     calls, _ = trace(classifier.net, classifier.config.input_size)
     order = {call.path: place for place, call in enumerate(calls)}
     ends = {layer.path: order[layer.path] for layer in feature_layers(classifier)}
-    ends |= {path: order[path] for path in _token_blocks(classifier.net, calls[max(ends.values()) + 1 :])}
+    ends |= {path: order[path] for path in token_blocks(classifier.net, calls[max(ends.values()) + 1 :])}
     bounds = sorted(ends.items(), key=lambda end: end[1])
     parts: list[list[str]] = [[] for _ in range(len(bounds) + 1)]
     for path, module in classifier.net.named_modules():
@@ -52,19 +52,6 @@ def stages_of(classifier: Classifier) -> list[Stage]:
     names = [*(path for path, _ in bounds), classifier.config.head]
     found = [Stage(name, tuple(modules)) for name, modules in zip(names, parts, strict=True)]
     return [stage for stage in reversed(found) if stage.modules]
-
-
-def _token_blocks(net: nn.Module, calls: Sequence[Call]) -> list[str]:
-    """Paths of the outermost modules with weights that run in a sequence and give several tokens (1,T,K)."""
-    paths = [
-        call.path
-        for call in calls
-        if len(call.shape) == 3
-        and call.shape[1] > 1
-        and isinstance(net.get_submodule(call.path.rpartition(".")[0]), nn.Sequential | nn.ModuleList)
-        and any(True for _ in call.module.parameters())
-    ]
-    return [path for path in paths if not any(path.startswith(f"{other}.") for other in paths)]
 
 
 def _place(path: str, order: dict[str, int]) -> int:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from xseg.classifier.model import Classifier
+from xseg.heatmaps.layers import HALF_GRADIENT_SCALE, single
 from xseg.heatmaps.registry import methods
 from xseg.heatmaps.relevance.affine import Affine
 from xseg.heatmaps.relevance.composites import bounds_of_image, first_layers, require_one_of
@@ -34,7 +35,7 @@ class Agf(RelevanceMethod):
 
     Args:
         variant: `code`, or `paper`: sigmoid(Y) for sigmoid(10 Y), phi <= 0 for phi < 0, no ridge in the factorization,
-            and the shift of Definition 2 subtracted everywhere, not only where C is not 0.
+            and residual and shift of Definition 2 everywhere, not only where C is not 0.
         start: the contrast of the logits (`contrast`), or the class's own logit.
         no_a: ablation: without the input-agnostic term A; the others likewise.
         no_fx: without the factorization of the input.
@@ -121,7 +122,7 @@ class AgfWalker(Walker):
         if self._last is None:
             return self.walk(torch.zeros_like(self.tape.logits)[None])  # refused there
         with torch.enable_grad():
-            logits = self.tape.logits
+            logits = single(self.tape.logits)
             scores = contrast(logits, target) if self._options.start == "contrast" else _own(logits, target)
             totals = scores.sum(1).unbind()  # images do not influence each other
         self._take_gradients(totals, create_graph)
@@ -131,13 +132,17 @@ class AgfWalker(Walker):
     def _take_gradients(self, totals: Sequence[Tensor], create_graph: bool) -> None:
         numbers = sorted({number for step in self.tape.steps if step.kind in AFFINE for number in self._ends(step)})
         values = [self.tape.values[number] for number in numbers]
+        scale = HALF_GRADIENT_SCALE if self.tape.logits.dtype == torch.float16 else 1.0
         rows = [
-            torch.autograd.grad(row, values, retain_graph=True, create_graph=create_graph, allow_unused=True)
+            torch.autograd.grad(
+                row, values, row.new_tensor(scale), retain_graph=True, create_graph=create_graph, allow_unused=True
+            )
             for row in totals
         ]
         for number, value, gradients in zip(numbers, values, zip(*rows, strict=True), strict=True):
             filled = [torch.zeros_like(value) if gradient is None else gradient for gradient in gradients]
-            self._gradients[number] = torch.stack(filled)
+            stacked = single(torch.stack(filled))
+            self._gradients[number] = stacked if scale == 1 else stacked / scale
 
     def _ends(self, step: Step) -> tuple[int, ...]:
         source = step.sources[0]
@@ -165,7 +170,9 @@ class AgfWalker(Walker):
             return relevance
         gradient = self._gradient_at_input(step, place)
         relevance, gradient = relevance.unflatten(2, shape[1:]), gradient.unflatten(2, shape[1:])
-        mask = _agreement(place.x.unflatten(1, shape[1:]), gradient) * (relevance != 0)
+        mask = _agreement(place.x.unflatten(1, shape[1:]), gradient)
+        if self._options.variant == "code":
+            mask = mask * (relevance != 0)  # before its largest value is looked for
         mask = divide_as_published(mask, mask.amax((2, 3, 4), keepdim=True))
         return self._shifted(relevance, mask).flatten(2)
 
@@ -195,7 +202,7 @@ class AgfWalker(Walker):
         if guides:
             total = sum_of(guides)
             residual = residual + (total if options.no_reg else total * relevance.sigmoid())
-        return self._shifted(relevance, residual * (relevance != 0))
+        return self._shifted(relevance, residual)
 
     def _guides(self, x: Tensor, gradient: Tensor, masked: Tensor, phi: Tensor) -> list[Tensor]:
         """What is weighted by sigmoid(C): (K,N,1,h,w) each."""
@@ -222,9 +229,12 @@ class AgfWalker(Walker):
 
     def _shifted(self, relevance: Tensor, residual: Tensor) -> Tensor:
         """The residual added and its sum taken away again evenly (paper, Definition 2)."""
-        where = (relevance != 0).to(relevance)
-        share = residual.sum((2, 3, 4), keepdim=True) / where.sum((2, 3, 4), keepdim=True).clamp(min=1)
-        return relevance + residual - (share if self._options.variant == "paper" else where * share)
+        present = (relevance != 0).to(relevance)
+        # The code changes nothing where C is 0; the paper's text has no such exception in Equations 4 and 13.
+        where = 1 if self._options.variant == "paper" else present
+        residual = residual * where
+        share = residual.sum((2, 3, 4), keepdim=True) / present.sum((2, 3, 4), keepdim=True).clamp(min=1)
+        return relevance + residual - where * share
 
 
 def _agreement(x: Tensor, gradient: Tensor) -> Tensor:

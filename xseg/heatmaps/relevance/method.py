@@ -8,10 +8,10 @@ from torch import Tensor
 
 from xseg.classifier.model import Classifier
 from xseg.heatmaps.layers import evaluating, image_leaf, probe_images, single
-from xseg.heatmaps.registry import Method, Query
+from xseg.heatmaps.registry import Method, Query, instead
 from xseg.heatmaps.relevance.replay import replayed
 from xseg.heatmaps.relevance.tape import Tape, record
-from xseg.heatmaps.relevance.walk import INSTEAD, Walker
+from xseg.heatmaps.relevance.walk import Walker
 
 #: Classes of an image that go back together; more take more turns, so that memory stays bounded.
 ROWS = 8
@@ -39,19 +39,23 @@ class RelevanceMethod(Method):
 
     def serves(self, classifier: Classifier, layer: str | None = None) -> str | None:
         """Record a noise image, look for a rule for every step on the way back, and for ways that leave no step."""
+        reason = self._refusal(classifier)
+        return None if reason is None else f"{reason}; {instead(classifier)}"
+
+    def _refusal(self, classifier: Classifier) -> str | None:
         images = probe_images(classifier)
         others = 0.7 * images.flip(2) + 0.1  # with another mean, size and largest value
         with evaluating(classifier), torch.no_grad():
             plain, expected = classifier(images.clone()), classifier(others.clone())
         tape = record(classifier, images)
         if _differ(tape.logits, plain):
-            return f"the network relies on working in place, which relevance cannot be recorded through; {INSTEAD}"
+            return "the network relies on working in place, which relevance cannot be recorded through"
         refusal = self.walker(classifier, tape).refusal()
         if refusal is not None:
             return refusal
         with torch.no_grad():
             if _differ(replayed(tape, others), expected):
-                return f"the logits depend on the image in a way that leaves no step of torch to record; {INSTEAD}"
+                return "the logits depend on the image in a way that leaves no step of torch to record"
         return None
 
     def __call__(self, classifier: Classifier, query: Query) -> Tensor:

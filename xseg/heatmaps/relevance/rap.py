@@ -10,6 +10,7 @@ from xseg.heatmaps.registry import methods
 from xseg.heatmaps.relevance.affine import Affine
 from xseg.heatmaps.relevance.composites import bounds_of_image, first_layers, require_one_of
 from xseg.heatmaps.relevance.method import RelevanceMethod, one_hot
+from xseg.heatmaps.relevance.operations import AFFINE
 from xseg.heatmaps.relevance.rules import Box, Place, divide_as_published, share_by_magnitude
 from xseg.heatmaps.relevance.tape import Step, Tape
 from xseg.heatmaps.relevance.walk import Walker, nonnegative
@@ -64,7 +65,15 @@ class RapWalker(Walker):
         self._options = options
         self._nonnegative = nonnegative(tape)
         self._firsts = first_layers(tape)
-        self._last = next((step.target for step in reversed(tape.steps) if step.kind == "dense"), None)
+        last = next((step for step in reversed(tape.steps) if step.kind in AFFINE), None)
+        self._last = None if last is None else last.target
+        self._dense_ending = last is None or last.kind == "dense"
+
+    def refusal(self) -> str | None:
+        """With `start=one` the published first step needs a linear layer to begin with."""
+        if self._options.start == "one" and not self._dense_ending:
+            return "start=one begins with the rule of a linear layer, and another one makes the logits: use start=logit"
+        return super().refusal()
 
     def affine(self, step: Step, layer: Affine, r: Tensor) -> Tensor:
         """The rule for the layer's place."""

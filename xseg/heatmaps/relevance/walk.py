@@ -7,13 +7,14 @@ import torch
 from torch import Tensor
 
 from xseg.errors import UsageError
+from xseg.heatmaps.registry import FALLBACKS, use
 from xseg.heatmaps.relevance.affine import Affine
 from xseg.heatmaps.relevance.operations import AFFINE, tensors_in
 from xseg.heatmaps.relevance.rules import Division, sum_of
 from xseg.heatmaps.relevance.tape import Step, Tape, gated
 
 #: What explains a network that a relevance rule cannot pass.
-INSTEAD = "use grad-cam, integrated-gradients or input-x-gradient"
+INSTEAD = use(FALLBACKS)
 
 
 class Walker(ABC):
@@ -85,16 +86,16 @@ class Walker(ABC):
         return self.join(0, waiting[0])
 
     def refusal(self) -> str | None:
-        """Which step on the way has no rule, or None."""
+        """Which step on the way has no rule, or None if each has."""
         reached = {self.tape.steps[-1].target} if self.tape.steps else set()
         for step in reversed(self.tape.steps):
             if step.target not in reached:
                 continue
             if not self._passes(step):
-                return f"no relevance rule for {step.name}; {INSTEAD}"
+                return f"no relevance rule for {step.name}"
             chosen = gated(self.tape, step.sources) if step.kind == "gate" else None
             reached.update(step.sources if chosen is None else [step.sources[chosen]])
-        return None if 0 in reached else f"no recorded step leads from the image to the logits; {INSTEAD}"
+        return None if 0 in reached else "no recorded step leads from the image to the logits"
 
     def _passes(self, step: Step) -> bool:
         return step.kind in self._one or step.kind in self._several
