@@ -1,6 +1,7 @@
 """What every registered method promises, tried on all of them."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,8 +27,31 @@ CHEAP = {
 }
 
 
+VARIANTS = [
+    "agf variant=paper",
+    "agf start=logit",
+    "agf gradcam=true",
+    "clrp others=logits",
+    "full-grad variant=agf",
+    "integrated-gradients variant=agf steps=3",
+    "lrp composite=epsilon-alpha2-beta1-flat",
+    "lrp composite=epsilon-gamma-box",
+    "lrp composite=published start=one",
+    "lrp batch_norm=identity",
+    "occlusion score=probability window=12",
+    "rap pointwise=full",
+    "rap start=one",
+    "rise masks=8 score=logit",
+    "score-cam variant=pytorch-grad-cam",
+    "smooth-grad variant=agf samples=2",
+    "smooth-grad squared=true samples=2",
+]
+
+
 def create(name):
-    return methods.create(name, CHEAP.get(name, ()))
+    """A method by name, cheap, or with the settings that follow the name."""
+    name, *settings = name.split()
+    return methods.create(name, settings or CHEAP.get(name, ()))
 
 
 def hooks(classifier):
@@ -252,6 +276,35 @@ def test_double_precision_in_is_double_precision_out(name):
     double = method(pooled().double(), ask(normalised(2).double(), PAIRS))
     assert (single.dtype, double.dtype) == (torch.float32, torch.float64)
     torch.testing.assert_close(single.double(), double, atol=1e-3 * double.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("name", [*MODEL_NAMES, *VARIANTS])
+def test_mixed_precision_gives_single_precision_maps_close_to_the_plain_ones(name):
+    query = ask(normalised(2), PAIRS)
+    plain = create(name)(pooled(), query)
+    with torch.autocast("cpu", torch.float16):
+        found = create(name)(pooled(), query)
+    assert found.dtype == torch.float32
+    for one, other in zip(found, plain, strict=True):
+        assert np.corrcoef(one.flatten(), other.flatten())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_variants_too_are_finite_and_answer_each_question_as_alone(name):
+    query = ask(normalised(2), PAIRS)
+    require_served(create(name), pooled())
+    maps = create(name)(pooled(), query)
+    assert maps.dtype == torch.float32
+    assert torch.isfinite(maps).all()
+    assert maps.abs().sum() > 0
+    assert create(name).is_signed or maps.min() >= 0
+    # in double precision, since the paper's factorization without a ridge is ill-conditioned
+    classifier, images = pooled().double(), query.images.double()
+    maps = create(name)(classifier, replace(query, images=images))
+    for number, (image, target) in enumerate(PAIRS):
+        alone = replace(ask(images[image : image + 1], [(0, target)]), ids=query.ids[image : image + 1])
+        (found,) = create(name)(classifier, alone)
+        torch.testing.assert_close(found, maps[number], atol=1e-6 * maps[number].abs().max().item(), rtol=0)
 
 
 @pytest.mark.parametrize("name", DIFFERENTIABLE)

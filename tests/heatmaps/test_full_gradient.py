@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from tests.heatmaps.fixture_nets import NAMES, RESNET_NAMES, fixture
 from tests.heatmaps.nets import Forwards, ask, body, deep, normalised, pooled, wrap
+from tests.heatmaps.relevance.test_zoo import UNet
 from xseg.device import torchvision_ready
 from xseg.heatmaps import methods
 from xseg.heatmaps.full_gradient import rebuilt_logits
@@ -109,6 +110,28 @@ def test_fused_reused_and_in_place_layers_are_all_counted(fold):
     found = rebuilt_logits(classifier, ask(images, [(1, 0), (0, 2), (1, 3)]), fold)
     logits = classifier(images).detach()
     torch.testing.assert_close(found, torch.stack([logits[1, 0], logits[0, 2], logits[1, 3]]), atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("fold", [False, True])
+@pytest.mark.parametrize("up", ["transposed", "nearest"])
+def test_up_sampling_keeps_the_sum(up, fold):
+    classifier = wrap(UNet(up)).double()
+    images = normalised(2, 32, 48).double()
+    found = rebuilt_logits(classifier, ask(images, [(0, 1), (1, 3)]), fold)
+    logits = classifier(images).detach()
+    torch.testing.assert_close(found, logits[[0, 1], [1, 3]], atol=1e-11, rtol=1e-11)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_a_batch_norm_after_a_relu_is_not_folded_into_what_is_before_it(inplace):
+    layers = [nn.Conv2d(3, 6, 3), nn.ReLU(inplace), nn.BatchNorm2d(6)]
+    parts = OrderedDict(
+        features=nn.Sequential(*layers), pool=nn.AdaptiveAvgPool2d(1), flat=nn.Flatten(), fc=nn.Linear(6, 4)
+    )
+    classifier = wrap(nn.Sequential(parts)).double()
+    images = normalised(1).double()
+    found = rebuilt_logits(classifier, ask(images, [(0, 2)]), fold=True)
+    torch.testing.assert_close(found, classifier(images).detach()[:, 2], atol=1e-12, rtol=0)
 
 
 def test_a_smooth_activation_breaks_the_sum_but_not_the_map():

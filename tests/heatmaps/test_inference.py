@@ -1,13 +1,17 @@
+from collections import OrderedDict
+
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from tests.heatmaps import oracle_maps as oracle
-from tests.heatmaps.nets import CLASSES, Forwards, deep, picture, pooled, smooth, state_of
+from tests.heatmaps.nets import CLASSES, Forwards, deep, picture, pooled, smooth, state_of, wrap
 from xseg.classifier import Classifier, ClassifierConfig
 from xseg.device import torchvision_ready
 from xseg.errors import Unavailable, UsageError
 from xseg.heatmaps import explain_images, methods, predict_images
+from xseg.heatmaps.views import SMALLEST_SIDE, smallest_side
 
 MODEL_METHODS = ["cam", "grad-cam", "layer-cam", "input-x-gradient"]
 SCALES = (1, 0.5, 1.5)
@@ -20,6 +24,27 @@ def explain(name, images, targets, classifier=None, settings=(), **kwargs):
 
 def assert_close(found, expected, tolerance=1e-5):
     np.testing.assert_allclose(found, expected, atol=tolerance * max(1, np.abs(expected).max()), rtol=0)
+
+
+def test_a_network_that_needs_larger_pictures_gets_them():
+    # as AlexNet: a wide first layer and pools without padding leave nothing of 32 pixels
+    parts = OrderedDict(
+        features=nn.Sequential(
+            nn.Conv2d(3, 4, 11, 4), nn.ReLU(), nn.MaxPool2d(3, 2), nn.Conv2d(4, 6, 3), nn.MaxPool2d(3, 2)
+        ),
+        pool=nn.AdaptiveAvgPool2d(1),
+        flat=nn.Flatten(),
+        fc=nn.Linear(6, 4),
+    )
+    classifier = wrap(nn.Sequential(parts), input_size=(96, 96))
+    with pytest.raises(RuntimeError):
+        classifier(torch.zeros(1, 3, 48, 48))
+    assert smallest_side(classifier) == 64
+    assert smallest_side(pooled()) == SMALLEST_SIDE
+    for name in ("cam", "lrp", "integrated-gradients"):
+        (found,) = explain(name, [picture(200, 20)], [(1,)], classifier, size=100)
+        assert found.maps.shape == (1, 200, 20)
+    assert predict_images(classifier, [picture(1, 30)]).shape == (1, 4)
 
 
 def test_views_are_summed_as_in_an_independent_multi_scale_cam():

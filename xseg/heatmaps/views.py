@@ -85,8 +85,10 @@ def fixed_size(classifier: Classifier) -> tuple[int, int] | None:
 def smallest_side(classifier: Classifier) -> int:
     """Pixels that a side must have for the network to run: `SMALLEST_SIDE`, or more for those that pad little.
 
-    AlexNet needs 63. Tried once for each classifier, on squares of zeros.
+    AlexNet needs 63. Tried once for each classifier, on squares of zeros; none needs more than its own input size.
     """
+    if min(classifier.config.input_size) <= SMALLEST_SIDE:
+        return SMALLEST_SIDE
     if classifier not in _smallest:
         _smallest[classifier] = next((side for side in _SIDES if _runs(classifier, side)), SMALLEST_SIDE)
     return _smallest[classifier]

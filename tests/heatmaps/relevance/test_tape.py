@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.heatmaps.nets import ask, normalised, wrap
+from tests.heatmaps.nets import ask, convolutional, normalised, pooled, wrap
 from tests.heatmaps.relevance.nets import relevance
 from xseg.errors import UsageError
 from xseg.heatmaps import methods
@@ -273,6 +273,14 @@ def test_a_network_that_does_not_look_at_the_image_is_refused():
     )
     found = methods.create("lrp").serves(wrap(Blind(), layer="fc"))
     assert found == f"no relevance rule for the network (Blind: forward); {WITHOUT_MAPS}"
+
+
+def test_the_published_first_step_of_rap_needs_a_linear_layer():
+    assert methods.create("rap", ["start=one"]).serves(pooled()) is None
+    assert methods.create("rap").serves(convolutional()) is None
+    refused = methods.create("rap", ["start=one"]).serves(convolutional())
+    assert refused.startswith("start=one begins with the rule of a linear layer")
+    assert "use start=logit" in refused
 
 
 @pytest.mark.parametrize("name", NAMES)
