@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 
 from xseg.errors import BadInput
-from xseg.scores.confusion import Ints, check_same_size, ignore_value, label_codes
+from xseg.scores.confusion import Ints, ignore_value
 from xseg.scores.correlation import pearson, ranks
 from xseg.scores.image_means import ImageMeans, mean_of
 from xseg.scores.overlap import Floats
-from xseg.scores.sweep import Maps, order_maps
+from xseg.scores.sweep import Maps, foreground_maps
 
 MEASURES = ("pearson", "spearman", "own_share", "other_share", "share_difference", "own_fraction", "own_above_other")
 FLOOR = ("own_share", "other_share", "own_fraction", "own_above_other")
@@ -140,12 +140,7 @@ class SpecificityScore:
         Raises:
             BadInput: sizes differ, an id or label out of range, values that are not finite, or an image scored twice.
         """
-        maps, ids = order_maps(maps, class_id, 0, self._labels)
-        check_same_size(maps.shape[1:], truth.shape, "a heatmap")
-        label_codes(truth, self._labels, self._ignore, "the ground truth")
-        if not np.isfinite(maps).all():
-            raise BadInput("a heatmap holds values that are not finite", "make it again: xseg explain")
-        maps, ids = maps[ids > 0], ids[ids > 0]
+        maps, ids = foreground_maps(maps, class_id, truth, self._labels, self._ignore)
         found = specificity(maps, ids, truth, self._ignore)
         if found is None:
             self._others += 1

@@ -1,8 +1,7 @@
 """The step `evaluate --protocol perturbation`: heatmaps say in which order pixels go, a classifier what is lost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,10 @@ from xseg.device import resolve
 from xseg.errors import BadInput, CannotCreate, InputMissing, UsageError
 from xseg.heatmaps.step import Labels
 from xseg.heatmaps.views import fixed_size
-from xseg.runs.photographs import Photograph, Photographs
 from xseg.runs.runtime import Runtime
 from xseg.scores.perturb_image import Perturbation, Subject
 from xseg.scores.perturbation import Against, Fill, PerturbationScore, can_judge, curve_named
-from xseg.scores.runs import Opened, Outcome, Row, alongside, open_runs, score_runs, unseen
+from xseg.scores.runs import Opened, Outcome, Row, open_runs, score_runs, unseen, with_photographs
 from xseg.training.output import dataset_parent
 
 _BATCH_SIZE = 32  # copies of one image, on an accelerator
@@ -220,9 +218,7 @@ class _Protocol:
     def score(self, opened: Opened) -> tuple[dict[str, Any], int]:
         """The run's JSON object, and how many images failed."""
         score, seen, bare, failed = PerturbationScore(self._curves), set(), 0, 0
-        reporter = self._runtime.reporter
-        reporter.start("evaluate", self._total(opened))
-        for record, found in self._runtime.stop.between(self._photographs(opened)):
+        for record, found in with_photographs(opened, self._dataset, self._runtime):
             seen.add(record.id)
             try:
                 if isinstance(found, BadInput | InputMissing):
@@ -233,8 +229,7 @@ class _Protocol:
                     score.add(record.id, self._perturbation.readings(subject, self._against))
             except (BadInput, InputMissing) as error:
                 failed += 1
-                reporter.note(f"failed: {record.id}: {error}")
-            reporter.advance(1)
+                self._runtime.reporter.note(f"failed: {record.id}: {error}")
         missing = self._missing(opened, seen) + failed
         if not len(score):
             raise BadInput(
@@ -242,18 +237,6 @@ class _Protocol:
                 "the reasons of those that failed stand above" if failed else "explain classes that the images have",
             )
         return self._result(opened, score, missing, bare), failed
-
-    def _total(self, opened: Opened) -> int:
-        work = opened.source.header.work
-        total = len(self._dataset) if self._dataset else work.total if work else 0
-        return min(total, self._runtime.limit or total)
-
-    def _photographs(self, opened: Opened) -> Iterator[tuple[Record, Photograph | BadInput | InputMissing]]:
-        source, dataset, runtime = opened.source, self._dataset, self._runtime
-        if dataset is not None and runtime.images is None:
-            runtime = replace(runtime, images=dataset.root)
-        wanted = {item.id for item in dataset.items} if dataset else None
-        return islice(alongside(source, wanted, Photographs(source, runtime).of, runtime), runtime.limit)
 
     def _missing(self, opened: Opened, seen: set[str]) -> int:
         if self._dataset is None:

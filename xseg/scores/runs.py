@@ -3,7 +3,8 @@
 import json
 from collections.abc import Callable, Container, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +19,7 @@ from xseg.datasets.index import Dataset
 from xseg.device import cores
 from xseg.errors import BadInput, CannotCreate, InputMissing, Status
 from xseg.runs.images import final_status
+from xseg.runs.photographs import Photograph, Photographs
 from xseg.runs.runtime import Runtime
 from xseg.runs.source import RecordSource
 from xseg.scores.table import report
@@ -135,6 +137,28 @@ def _known_result(path: Path, header: Header, overwrite: bool) -> dict[str, Any]
     if not overwrite:
         raise CannotCreate(f"{path} exists and holds {found}", "choose another -o, or use --overwrite")
     return None
+
+
+def with_photographs(
+    opened: Opened, dataset: Dataset | None, runtime: Runtime
+) -> Iterator[tuple[Record, Photograph | BadInput | InputMissing]]:
+    """The records of a run with their photographs, and progress towards the last one.
+
+    Args:
+        opened: the run.
+        dataset: the images to use, looked for at its root; None: all of the run.
+        runtime: shared options; at most `limit` images.
+    """
+    source = opened.source
+    total = len(dataset) if dataset else source.header.work.total if source.header.work else 0
+    runtime.reporter.start("evaluate", min(total, runtime.limit or total))
+    if dataset is not None and runtime.images is None:
+        runtime = replace(runtime, images=dataset.root)
+    wanted = {item.id for item in dataset.items} if dataset else None
+    found = alongside(source, wanted, Photographs(source, runtime).of, runtime)
+    for pair in runtime.stop.between(islice(found, runtime.limit)):
+        yield pair
+        runtime.reporter.advance(1)
 
 
 def with_truth(

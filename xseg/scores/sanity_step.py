@@ -1,8 +1,7 @@
 """The step `evaluate --protocol sanity`: heatmaps made again by a classifier whose weights, or labels, are random."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,12 +16,11 @@ from xseg.errors import BadInput, InputMissing, UsageError
 from xseg.heatmaps.quantise import dequantise
 from xseg.heatmaps.registry import require_served
 from xseg.heatmaps.step import BATCH_SIZE
-from xseg.runs.photographs import Photograph, Photographs
 from xseg.runs.runtime import Runtime
 from xseg.scores.map_comparison import SeenMap
 from xseg.scores.randomise import Order, RandomWeights
 from xseg.scores.recipe import Recipe, recipe_of
-from xseg.scores.runs import Opened, Outcome, alongside, open_runs, score_runs, unseen
+from xseg.scores.runs import Opened, Outcome, open_runs, score_runs, unseen, with_photographs
 from xseg.scores.sanity import Compared, StageScore, compare_all, stored_difference
 from xseg.training.output import dataset_parent
 
@@ -176,10 +174,8 @@ class _Run:
     def score(self) -> tuple[dict[str, Any], int]:
         """The run's JSON object, and how many images failed."""
         seen: set[str] = set()
-        reporter = self._runtime.reporter
-        reporter.start("evaluate", self._total)
         window: list[tuple[Record, np.ndarray]] = []
-        for record, found in self._runtime.stop.between(self._photographs()):
+        for record, found in with_photographs(self._opened, self._dataset, self._runtime):
             seen.add(record.id)
             if isinstance(found, BadInput | InputMissing):
                 self._fail(record, found)
@@ -188,7 +184,6 @@ class _Run:
             if len(window) == self._batch_size:
                 self._add(window)
                 window = []
-            reporter.advance(1)
         if window:
             self._add(window)
         missing = self._missing(seen)
@@ -196,20 +191,6 @@ class _Run:
             raise BadInput(f"{self._opened.heading}: no image with a map could be explained again")
         self._tell_difference()
         return self._result(missing), self._failed
-
-    @property
-    def _total(self) -> int:
-        work = self._opened.source.header.work
-        total = len(self._dataset) if self._dataset else work.total if work else 0
-        return min(total, self._runtime.limit or total)
-
-    def _photographs(self) -> Iterator[tuple[Record, Photograph | BadInput | InputMissing]]:
-        source, dataset, runtime = self._opened.source, self._dataset, self._runtime
-        if dataset is not None and runtime.images is None:
-            runtime = replace(runtime, images=dataset.root)
-        wanted = {item.id for item in dataset.items} if dataset else None
-        found = alongside(source, wanted, Photographs(source, runtime).of, runtime)
-        return islice(found, runtime.limit)
 
     def _missing(self, seen: set[str]) -> int:
         if self._dataset is None:

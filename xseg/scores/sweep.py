@@ -54,6 +54,29 @@ class SweptImage:
         return compact(np.arange(labels), true_positive, predicted, truth)
 
 
+def foreground_maps(
+    maps: Maps, class_id: Ints, truth: Ints, labels: int, ignore: int
+) -> tuple[npt.NDArray[np.float32], Ints]:
+    """The maps (K',H,W) of an image's classes and their ids (K',), in order of id, that fit its truth.
+
+    Args:
+        maps: (K,H,W) floats.
+        class_id: (K,) ids; a map of the background (0) is left out.
+        truth: (H,W) class ids, `ignore` where unknown.
+        labels: number of classes, the background included.
+        ignore: the value of unknown pixels.
+
+    Raises:
+        BadInput: sizes differ, an id or label out of range, or values that are not finite.
+    """
+    maps, ids = order_maps(maps, class_id, 0, labels)
+    check_same_size(maps.shape[1:], truth.shape, "a heatmap")
+    label_codes(truth, labels, ignore, "the ground truth")
+    if not np.isfinite(maps).all():
+        raise BadInput("a heatmap holds values that are not finite", "make it again: xseg explain")
+    return maps[ids > 0], ids[ids > 0]
+
+
 def order_maps(maps: Maps, class_id: Ints, first: int, labels: int) -> tuple[npt.NDArray[np.float32], Ints]:
     """Maps as float32 in order of class id, so that ties fall the same way however they were stored.
 

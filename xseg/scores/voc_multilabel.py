@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from xseg.errors import BadInput
 from xseg.scores.average_precision import grouped_average_precision
-from xseg.scores.confusion import Counts, Ints, check_same_size, confusion_matrix, ignore_value, label_codes
+from xseg.scores.confusion import Counts, Ints, confusion_matrix, ignore_value
 from xseg.scores.image_means import ImageMeans
 from xseg.scores.overlap import Floats
 from xseg.scores.pooled import PooledPixels
-from xseg.scores.sweep import Maps, order_maps
+from xseg.scores.sweep import Maps, foreground_maps
 
 UNPREDICTED = -0.1
 """What the channel of a class without a map holds, below the background's 0."""
@@ -108,12 +108,8 @@ class MultilabelScore:
         Raises:
             BadInput: sizes differ, an id or label out of range, values that are not finite, or an image scored twice.
         """
-        maps, ids = order_maps(maps, class_id, 0, self._labels)
-        check_same_size(maps.shape[1:], truth.shape, "a heatmap")
-        label_codes(truth, self._labels, self._ignore, "the ground truth")
-        if not np.isfinite(maps).all():
-            raise BadInput("a heatmap holds values that are not finite", "make it again: xseg explain")
-        values, ids = channels(maps[ids > 0], self.signed), ids[ids > 0]
+        maps, ids = foreground_maps(maps, class_id, truth, self._labels, self._ignore)
+        values = channels(maps, self.signed)
         found = soft_average_precision(values, ids, truth, len(self.classes), self._ignore)
         self._means.add(image, {"ap": None if np.isnan(found) else found})
         self._pixels.add(image, self._confusion(values, ids, truth))
