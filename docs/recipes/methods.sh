@@ -11,7 +11,7 @@
 # RANDOM_LABELS   a classifier that learned permuted labels (train-cls --permute-labels, the rest as for CLS): `sanity` compares
 #          with its maps, too
 # ONLY     names of methods, as in the table below (default all): makes `maps` and `sanity` divisible among jobs
-# BEST     the methods of `chain` (default: the best five different maps on the tuning images, as measured)
+# BEST     the methods of `chain` (default: the five best different seeds of docs/results.md)
 # SAMPLES, CHANNELS, MASKS, ITERATIONS   what the costly methods draw; the defaults are made for two cores, and far below
 #          what was published: 50, all, 4000 and 500
 # XSEG     how xseg is called (default xseg), PYTHON an interpreter (default python3)
