@@ -155,7 +155,8 @@ def _refuse_foreign(protocol: str, own: Mapping[str, object], context: Context) 
     shared = {"images": runtime.images, "batch_size": runtime.batch_size, "device": device}
     for name, value in {**own, **shared}.items():
         if value is not None and name not in PROTOCOLS[protocol].options:
-            owners = " or ".join(known for known, one in PROTOCOLS.items() if name in one.options)
+            *others, last = (known for known, one in PROTOCOLS.items() if name in one.options)
+            owners = f"{', '.join(others)} or {last}" if others else last
             option = f"--{name.replace('_', '-')}"
             raise UsageError(f"{option} belongs to --protocol {owners}, not to {protocol}", f"leave {option} out")
 

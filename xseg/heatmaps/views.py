@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xseg.classifier.model import Classifier
+from xseg.device import is_out_of_memory
 from xseg.errors import UsageError
 from xseg.heatmaps.layers import evaluating
 
@@ -99,8 +100,8 @@ def _runs(classifier: Classifier, side: int) -> bool:
     try:
         with evaluating(classifier), torch.no_grad():
             classifier(torch.zeros(1, 3, side, side, dtype=weight.dtype, device=weight.device))
-    except RuntimeError:
-        return False
+    except RuntimeError as error:
+        return is_out_of_memory(error)  # which says nothing of the network
     return True
 
 
