@@ -153,7 +153,7 @@ def test_classification_scores_classifiers(chain, run, tmp_path):
         (("x.h5", "--protocol", "imagenet-seg"), "--dataset"),
         (("x.h5", "--dataset", "d", "--preset", "agf"), "--preset belongs to --protocol imagenet-seg, not to seg"),
         (("x.h5", "--dataset", "d", "--protocol", "voc-multilabel", "--preset", "agf"), "--preset belongs"),
-        (("x.h5", "--dataset", "d", "--frame", "image"), "belongs to --protocol perturbation, imagenet-seg or voc-multi"),
+        (("x.h5", "--dataset", "d", "--frame", "image"), "protocol perturbation, imagenet-seg or voc-multilabel"),
         (("x.h5", "--dataset", "d", "--protocol", "imagenet-seg", "--frame", "224"), "needed image or HxW"),
         (("x.h5", "--dataset", "d", "--protocol", "imagenet-seg", "--frame", "0x9"), "needed image or HxW"),
         (("x.h5", "--dataset", "d", "--protocol", "imagenet-seg", "--preset", "x"), "--preset x"),
