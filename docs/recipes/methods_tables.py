@@ -59,12 +59,15 @@ def sanity(out: Path) -> Iterator[str]:
     labels = {name: one["stages"][0] for name, one in each(out, "labels-sanity")}
     found.sort(key=lambda entry: -1 if entry[1]["stages"][-1]["spearman_absolute"] is None else worst(entry[1]))
     stages = [stage["stage"] for stage in found[0][1]["stages"]]
-    yield from head("method", "maps", *(f"`{stage}`" for stage in stages), "SSIM, all", "HOG, all", "random labels")
+    learned = ["random labels"] if labels else []
+    yield from head("method", "images", *(f"`{stage}`" for stage in stages), "SSIM, all", "HOG, all", *learned)
     for name, one in found:
         values = [spread(stage["spearman_absolute"], stage["spearman_absolute_interval"]) for stage in one["stages"]]
-        last, label = one["stages"][-1], labels.get(name)
-        learned = "" if label is None else spread(label["spearman_absolute"], label["spearman_absolute_interval"])
-        yield row(f"`{name}`", one["maps"], *values, number(last["ssim"]), number(last["hog"]), learned)
+        if labels:
+            label = labels.get(name, {"spearman_absolute": None, "spearman_absolute_interval": None})
+            learned = [spread(label["spearman_absolute"], label["spearman_absolute_interval"])]
+        last = one["stages"][-1]
+        yield row(f"`{name}`", one["images"], *values, number(last["ssim"]), number(last["hog"]), *learned)
 
 
 def worst(run: Found) -> float:
