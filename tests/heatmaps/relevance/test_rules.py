@@ -8,11 +8,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from tests.heatmaps.nets import ask, normalised, wrap
+from tests.heatmaps.nets import ask, deep, normalised, wrap
 from tests.heatmaps.relevance.nets import everything, relevance, walker_of, with_statistics
 from tests.heatmaps.relevance.oracle_rules import conv_matrix, distribute, transposed_matrix
 from xseg.errors import UsageError
 from xseg.heatmaps import methods
+from xseg.heatmaps.relevance import composites, rules
 from xseg.heatmaps.relevance.affine import Affine
 from xseg.heatmaps.relevance.composites import RuleSettings
 from xseg.heatmaps.relevance.method import grid
@@ -303,3 +304,21 @@ def test_relevance_passes_an_identical_batch_norm_as_if_it_were_not_there(record
 def test_settings_that_mean_nothing_are_refused(setting):
     with pytest.raises(UsageError, match=f"--set {setting}"):
         methods.create("lrp", [setting])
+
+
+@pytest.mark.parametrize(("name", "settings"), [
+    *(("lrp", [f"dense={rule}"]) for rule in ("zero", "epsilon", "gamma", "z-plus", "alpha-beta", "flat", "w-square")),
+    ("clrp", []), ("agf", []),
+])  # fmt: skip
+def test_a_large_linear_layer_in_blocks_gives_the_same(monkeypatch, name, settings):
+    query = ask(normalised(2).double(), [(0, 1), (1, 2), (0, 3)])
+    classifier, method = deep().double(), methods.create(name, settings)
+    whole = method(classifier, query)
+    monkeypatch.setattr(rules, "_BLOCK", 2 * classifier.net.fc.weight.shape[1])
+    cut = []
+    plain = rules.blocks_of
+    for module in (rules, composites):
+        monkeypatch.setattr(module, "blocks_of", lambda *given: cut.append(list(plain(*given))) or cut[-1])
+    found = method(classifier, query)
+    assert max(map(len, cut)) > 1
+    torch.testing.assert_close(found, whole, atol=1e-12 * whole.abs().max().item(), rtol=1e-9)

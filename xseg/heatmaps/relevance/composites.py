@@ -20,7 +20,9 @@ from xseg.heatmaps.relevance.rules import (
     Gamma,
     Place,
     Rule,
+    blocks_of,
     divide_as_published,
+    sum_of,
 )
 from xseg.heatmaps.relevance.tape import Step, Tape
 from xseg.heatmaps.relevance.walk import Walker, nonnegative
@@ -114,7 +116,8 @@ class RuleWalker(Walker):
     def affine(self, step: Step, layer: Affine, r: Tensor) -> Tensor:
         """By the rule for its place; a batch norm on its own counts as a convolution."""
         rule = self._first if step.target in self._firsts else self._dense if step.kind == "dense" else self._conv
-        return rule(Place(layer, self.source(step), self.value(step), step.sources[0] in self._nonnegative), r)
+        place = Place(layer, self.source(step), self.value(step), step.sources[0] in self._nonnegative)
+        return sum_of([rule(block, share) for block, share in blocks_of(place, r)])
 
 
 def first_layers(tape: Tape) -> frozenset[int]:

@@ -7,8 +7,8 @@ nothing works in place, so maps can be differentiated again. Each rule names whe
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -65,6 +65,8 @@ class PublishedDivision(Division):
 
 divide_as_published = PublishedDivision()
 
+_BLOCK = 2**20  # weights, 4 MB in single precision
+
 
 @dataclass(frozen=True)
 class Place:
@@ -96,6 +98,23 @@ class Place:
         above, below, other = _positive(self.x), _negative(self.x), against(self.layer.weight)
         total = self.layer(above, weight, offset) + self.layer(below, other)
         return Part(self, ((above, weight), (below, other)), total)
+
+
+def blocks_of(place: Place, r: Tensor) -> Iterator[tuple[Place, Tensor]]:
+    """A large linear layer cut into blocks of outputs, with their relevance; anything else whole.
+
+    Relevance of the inputs is a sum over outputs, so that of the blocks adds up. No rule then copies all weights at
+    once to clamp them, and a block is still in the cache when it is used again.
+    """
+    layer, step = place.layer, max(1, _BLOCK // place.layer.weight.shape[-1])
+    if layer.kind != "dense" or len(layer.weight) <= step:
+        yield place, r
+        return
+    for start in range(0, len(layer.weight), step):
+        rows = slice(start, start + step)
+        bias = None if layer.bias is None else layer.bias[rows]
+        block = replace(layer, weight=layer.weight[rows], bias=bias)
+        yield replace(place, layer=block, y=place.y[..., rows]), r[..., rows]
 
 
 @dataclass(frozen=True)
@@ -257,5 +276,9 @@ class Flat(Rule):
 
 def share_by_magnitude(place: Place, r: Tensor) -> Tensor:
     """|x| |W|^T (R / (|W| |x|)): in proportion to the size of the contributions, as RAP and AGF share."""
-    weight, x = place.layer.weight.abs(), place.x.abs()
-    return x * place.back(divide_as_published.above(r, place.layer(x, weight)), weight)
+    x = place.x.abs()
+    parts = []
+    for block, share in blocks_of(place, r):
+        weight = block.layer.weight.abs()
+        parts.append(block.back(divide_as_published.above(share, block.layer(x, weight)), weight))
+    return x * sum_of(parts)
