@@ -7,41 +7,21 @@
 # DATA     VOC-style directory with the lists train and val and labels.csv; labels are given, masks only score
 # CLS      its classifier, for example of docs/recipes/voc.sh
 # OUT      directory for the artifacts; a run that was cut off continues where it stopped
-# STEPS    which of: maps scores specificity sanity chain tables (default all, in this order)
+# STEPS    which of: maps scores specificity sanity foreground multilabel chain tables (default all, in this order)
 # RANDOM_LABELS   a classifier that learned permuted labels (train-cls --permute-labels, the rest as for CLS): `sanity` compares
 #          with its maps, too
 # ONLY     names of methods, as in the table below (default all): makes `maps` and `sanity` divisible among jobs
 # BEST     the methods of `chain` (default: the five best different seeds of docs/results.md)
-# SAMPLES, CHANNELS, MASKS, ITERATIONS   what the costly methods draw; the defaults are made for two cores, and far below
-#          what was published: 50, all, 4000 and 500
+# SAMPLES, CHANNELS, MASKS, ITERATIONS   what the costly methods draw, see method_arguments.sh
 # XSEG     how xseg is called (default xseg), PYTHON an interpreter (default python3)
 set -euo pipefail
 : "${DATA:?VOC-style directory}" "${CLS:?classifier}" "${OUT:?output directory}"
 xseg=${XSEG:-xseg} python=${PYTHON:-python3}
-samples=${SAMPLES:-10} channels=${CHANNELS:-32} masks=${MASKS:-60} iterations=${ITERATIONS:-20}
+source "$(dirname "$0")/method_arguments.sh"
 mkdir -p "$OUT"
 
-methods="cam grad-cam hires-cam grad-cam++ layer-cam score-cam score-cam-softmax
-input-x-gradient smooth-grad integrated-gradients gradient-shap full-grad
-occlusion rise meaningful-perturbation
-lrp lrp-epsilon-alpha2-beta1 lrp-published clrp sglrp rap agf agf-logit
-centre-prior random"
+methods=$all_methods
 only=${ONLY:-$methods}
-
-arguments() {  # of explain, for a name of the table
-    case $1 in
-        score-cam) echo --method score-cam --set "channels=$channels" ;;
-        score-cam-softmax) echo --method score-cam --set variant=pytorch-grad-cam --set "channels=$channels" ;;
-        smooth-grad | gradient-shap) echo --method "$1" --set "samples=$samples" ;;
-        integrated-gradients) echo --method "$1" --set "steps=$samples" ;;
-        occlusion) echo --method occlusion --set window=64 --set stride=32 ;;
-        rise) echo --method rise --set "masks=$masks" ;;
-        meaningful-perturbation) echo --method "$1" --set "iterations=$iterations" ;;
-        lrp-*) echo --method lrp --set "composite=${1#lrp-}" ;;
-        agf-logit) echo --method agf --set start=logit ;;
-        *) echo --method "$1" ;;
-    esac
-}
 
 # The same images with lists of our own: 100 of `train` choose thresholds, a third of it trains the AffinityNets, and the
 # sanity checks look at the images of `val` with several classes.
@@ -100,6 +80,26 @@ sanity() {
     done
 }
 
+# Foreground and background by one map, on the images of a single class.
+foreground() {
+    for preset in agf chefer; do
+        # shellcheck disable=SC2046
+        $xseg evaluate $(files val) --protocol imagenet-seg --preset "$preset" --dataset "$data" --split val \
+            --json > "$OUT/foreground-$preset.json"
+    done
+}
+
+# The classes that the classifier itself finds, segmented together.
+multilabel() {
+    for name in $only; do
+        # shellcheck disable=SC2046
+        $xseg explain "$CLS" "$data" --split val --size 224 --targets predicted $(arguments "$name") \
+            -o "$OUT/$name-predicted.h5"
+    done
+    # shellcheck disable=SC2046
+    $xseg evaluate $(files predicted) --protocol voc-multilabel --dataset "$data" --split val --json > "$OUT/multilabel.json"
+}
+
 # Each method has its own confident labels, AffinityNet, walk and masks. Maps differ in how heavy their tail is: each is raised
 # to the power that takes its threshold, tuned on the 100 images, to that for which the recipe's exponents were chosen.
 chain() {
@@ -124,4 +124,4 @@ print(round(math.log(max(threshold, 0.005)) / math.log(0.36), 2))' "$OUT/$name-s
 
 tables() { $python "$(dirname "$0")/methods_tables.py" "$OUT"; }
 
-for step in ${STEPS:-maps scores specificity sanity chain tables}; do "$step"; done
+for step in ${STEPS:-maps scores specificity sanity foreground multilabel chain tables}; do "$step"; done

@@ -28,6 +28,8 @@ def classifier(activation="sigmoid"):
         ("predicted", "sigmoid", True, (1, 3)),
         ("predicted", "softmax", True, (3,)),
         ("top1", "sigmoid", True, (3,)),
+        ("labels,top1", "sigmoid", True, (2, 3, 4)),
+        ("top1,labels", "softmax", True, (2, 3, 4)),
         ("all", "softmax", False, (1, 2, 3, 4)),
         ("boat, cat,boat", "sigmoid", False, (4, 1)),
     ],
@@ -45,9 +47,10 @@ def test_the_threshold_is_exclusive_and_may_leave_nothing():
 def test_only_predictions_need_the_classifier():
     needs = {
         spec: parse_targets(spec, classifier(), dataset_has_labels=True).needs_probabilities
-        for spec in (None, "labels", "all", "dog", "predicted", "top1")
+        for spec in (None, "labels", "all", "dog", "predicted", "top1", "labels,top1")
     }
-    assert needs == {None: False, "labels": False, "all": False, "dog": False, "predicted": True, "top1": True}
+    assert [spec for spec, asked in needs.items() if asked] == ["predicted", "top1", "labels,top1"]
+    assert parse_targets("labels,top1", classifier(), dataset_has_labels=True).needs_labels
     assert parse_targets(None, classifier(), dataset_has_labels=False).needs_probabilities
 
 
@@ -79,6 +82,8 @@ def test_an_empty_list_is_refused(spec):
 def test_labels_have_to_be_there_and_to_fit():
     with pytest.raises(UsageError, match="no image-level labels"):
         resolve_targets("labels", classifier(), False, None, None)
+    with pytest.raises(UsageError, match="--targets labels,top1: the dataset has no image-level labels"):
+        resolve_targets("labels,top1", classifier(), False, None, PROBABILITIES)
     with pytest.raises(BadInput, match="about 3 classes, the classifier knows 4"):
         resolve_targets("labels", classifier(), True, LABELS[:3], None)
     with pytest.raises(ValueError, match="no labels"):

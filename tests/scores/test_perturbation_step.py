@@ -122,6 +122,45 @@ def test_several_runs_share_clean_passes_and_are_compared_image_by_image(made, t
     assert f"{apart['auc_negative']:.3f}" in out.getvalue()
 
 
+def test_maps_of_predicted_and_of_labelled_classes_are_scored_apart_in_one_pass(made, tmp_path, monkeypatch):
+    explain(made.cls, made.dataset, ExplainOptions("cam", targets="labels"), runtime(tmp_path / "labels.h5"))
+    alone, _, _ = score(made, str(tmp_path / "labels.h5"))
+    every = tmp_path / "all.h5"
+    explain(made.cls, made.dataset, ExplainOptions("cam", targets="all"), runtime(every))
+    asked = []
+    logits = Perturbation._logits
+    monkeypatch.setattr(Perturbation, "_logits", lambda self, x: (asked.append(len(x)), logits(self, x))[1])
+    result, rows, _ = score(made, str(every), made.random, maps_of=("predicted", "labels"))
+    predicted, labels, _, random = result["runs"]
+    assert [name for name, _ in rows][:2] == [f"{every} (predicted)", f"{every} (labels)"]
+    assert [predicted["maps_of"], labels["maps_of"]] == ["predicted", "labels"]
+    for key in ("curves", "maps", "images", "images_without_map", "auc_positive_interval"):
+        assert labels[key] == alone[key]
+    monkeypatch.undo()
+    _, _, classifier = load_classifier(made.cls, torch.device("cpu"))
+    perturbation, found, union = Perturbation(classifier, [curve_named("positive")], FRAME), 0, 0
+    for record in records_of(every)[1]:
+        image = made.dataset.read_image(made.dataset.by_id[record.id])
+        class_id = record.arrays["maps/class_id"]
+        chosen = perturbation.predicted(Subject((record.id,), image, record.arrays["maps"], class_id, None))
+        found += int(chosen.sum())
+        union += int((chosen | (record.labels == 1)).sum())
+    assert predicted["maps"] == found
+    assert sum(asked) == len(made.dataset) + 18 * (
+        union + labels["maps"]
+    )  # random: its labels, whose classes these are
+    assert random["images"] == labels["images"]
+    out = io.StringIO()
+    print_table(rows, Console(file=out, width=240))
+    assert "maps of" in out.getvalue()
+
+
+def test_maps_of_labels_need_labels_even_if_predictions_judge(made, tmp_path):
+    nobody = rewritten(tmp_path / "none.h5", lambda _, one: replace(one, labels=np.full(3, 255, np.uint8)), made)
+    with pytest.raises(BadInput, match="no image could be scored: 10 failed"):
+        score(made, nobody, maps_of=("labels",), score_against="predicted")
+
+
 def test_the_curves_are_drawn(made, tmp_path):
     path = tmp_path / "curves.png"
     for names in ((made.cam,), (made.cam, made.random)):

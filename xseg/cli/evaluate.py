@@ -69,6 +69,13 @@ def evaluate(
     score_against: Annotated[
         str | None, typer.Option(help="Perturbation: right is what the labels say (default), or what was predicted.")
     ] = None,
+    maps_of: Annotated[
+        str | None,
+        typer.Option(
+            metavar="predicted,labels",
+            help="Perturbation: only maps of predicted classes, or of labels; both: each by itself.",
+        ),
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Perturbation: of insertion and deletion; 224.")] = None,
     curve: Annotated[Path | None, typer.Option(metavar="FILE.png", help="Perturbation: draw the curves.")] = None,
     preset: Annotated[str | None, typer.Option(help="imagenet-seg: threshold rule of agf (default) or chefer.")] = None,
@@ -125,8 +132,8 @@ def evaluate(
     own = {
         "threshold": threshold, "tune_on": tune_on, "tune_with": tune_with or None, "average": average,
         "classifier": classifier, "randomise": randomise, "stages": stages, "random_labels": random_labels,
-        "measure": measure, "fill": fill, "score_against": score_against, "steps": steps,
-        "curve": curve,
+        "measure": measure, "fill": fill, "score_against": score_against, "maps_of": maps_of,
+        "steps": steps, "curve": curve,
         "preset": preset, "frame": None if frame is None else frame_of(frame),
         "reference": reference or None, "reference_threshold": reference_threshold, "tolerance": tolerance,
         "size": size,

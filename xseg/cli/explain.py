@@ -20,7 +20,10 @@ def explain(
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method.")
     ] = None,
     targets: Annotated[
-        str | None, typer.Option(help="labels, predicted, top1, all, or class names. Default: labels if there are any.")
+        str | None,
+        typer.Option(
+            help="labels, predicted, top1, labels,top1 (both), all, or class names. Default: labels if there are any."
+        ),
     ] = None,
     threshold: Annotated[float, typer.Option(help="Probability above which a class is predicted.")] = 0.5,
     size: Annotated[int | None, typer.Option(min=8, help="Long side in pixels at scale 1; default: as it is.")] = None,

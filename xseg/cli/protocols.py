@@ -77,6 +77,9 @@ def _perturbation(context: Context, inputs: list[str], data: Any, own: Mapping[s
     curves = tuple((own["measure"] or "positive,negative").split(","))
     for name in curves:
         require_one_of("--measure", name, *CURVES)
+    maps_of = () if own["maps_of"] is None else tuple(dict.fromkeys(own["maps_of"].split(",")))
+    for name in maps_of:
+        require_one_of("--maps-of", name, "predicted", "labels")
     if own["frame"] == "image":
         raise UsageError("--frame image: a classifier is asked at one size", "for example --frame 224x224")
     options = PerturbationOptions(
@@ -84,6 +87,7 @@ def _perturbation(context: Context, inputs: list[str], data: Any, own: Mapping[s
         tuple(dict.fromkeys(curves)),
         own["fill"],
         own["score_against"],
+        maps_of,
         own["frame"],
         own["steps"],
         own["curve"],
@@ -164,6 +168,7 @@ PROTOCOLS: dict[str, Protocol] = {
             "measure",
             "fill",
             "score_against",
+            "maps_of",
             "frame",
             "steps",
             "curve",

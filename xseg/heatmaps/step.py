@@ -100,7 +100,7 @@ def explain(source: str, dataset: Dataset, options: ExplainOptions, runtime: Run
     targets = parse_targets(
         options.targets, classifier, dataset_has_labels=dataset.has_labels, threshold=options.threshold
     )
-    if targets.rule == "labels":
+    if targets.needs_labels:
         labels.require()
     header = _header(content, classifier, dataset, method, options, runtime, targets.rule == "labels")
     explainer = _Explainer(classifier, method, targets, options, header, runtime)

@@ -77,6 +77,16 @@ class Perturbation:
         self._batch_size, self._seed = batch_size, seed
         self._known: dict[tuple[str, ...], npt.NDArray[np.float32]] = {}
 
+    def predicted(self, subject: Subject) -> npt.NDArray[np.bool_]:
+        """The classes (C,) that the classifier finds in the intact image: the most probable one, or all above 0.5.
+
+        Raises:
+            Unavailable: the device's memory does not hold one copy.
+        """
+        with evaluating(self._classifier), torch.no_grad():
+            clean = self._asked(_Copies(self._classifier, subject, self._frame, self._seed), "clean")
+        return self._found(clean)
+
     def readings(self, subject: Subject, against: Against) -> list[Readings]:
         """What the copies say about each of the K maps.
 
@@ -111,6 +121,9 @@ class Perturbation:
             if subject.labels is None:
                 raise ValueError("scores against labels need labels")
             return subject.labels == 1
+        return self._found(clean)
+
+    def _found(self, clean: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
         if self._classifier.config.activation == "softmax":
             return np.arange(len(clean)) == clean.argmax()
         return clean > 0

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from xseg.artifacts.header import Header, Parent
 from xseg.artifacts.publish import check_writable
@@ -19,7 +20,7 @@ from xseg.heatmaps.step import Labels
 from xseg.heatmaps.views import fixed_size
 from xseg.runs.runtime import Runtime
 from xseg.scores.perturb_image import Perturbation, Subject
-from xseg.scores.perturbation import Against, Fill, PerturbationScore, can_judge, curve_named
+from xseg.scores.perturbation import Against, Fill, PerturbationScore, Readings, can_judge, curve_named
 from xseg.scores.runs import Opened, Outcome, Row, open_runs, score_runs, unseen, with_photographs
 from xseg.training.output import dataset_parent
 
@@ -36,6 +37,8 @@ class PerturbationOptions:
         curves: names, see `xseg.scores.perturbation.CURVES`.
         fill: what removed pixels become on the curves `positive` and `negative`; None: black, as published.
         score_against: `labels`, or the classes `predicted` on the intact image; None: labels, as published.
+        maps_of: which maps are scored, each choice by itself: those of the labelled classes, or of the classes
+            predicted on the intact image; empty: all maps together.
         frame: (height, width) at which images are looked at; None: the classifier's input size.
         steps: of insertion and deletion; None: 224, as published.
         picture: where the curves are drawn as a PNG; None: nowhere.
@@ -46,6 +49,7 @@ class PerturbationOptions:
     curves: tuple[str, ...] = ("positive", "negative")
     fill: Fill | None = None
     score_against: Against | None = None
+    maps_of: tuple[Against, ...] = ()
     frame: tuple[int, int] | None = None
     steps: int | None = None
     picture: Path | None = None
@@ -109,7 +113,8 @@ def evaluate_perturbation(
     header = _header(runs, parent, classifier, dataset, options, runtime)
     _check_picture(options.picture, header.run, runtime)
     protocol = _Protocol(classifier, dataset, options, runtime)
-    outcome = score_runs(runs, header, protocol.score, runtime)
+    chosen = [_Chosen(opened, maps_of) for opened in runs for maps_of in options.maps_of or (None,)]
+    outcome = score_runs(chosen, header, protocol.score, runtime)
     if options.picture is not None:
         _draw(outcome[1], options.picture, header.run)
     return outcome
@@ -199,6 +204,29 @@ def _labels(dataset: Dataset, classifier: Classifier) -> Labels | None:
     return labels
 
 
+@dataclass(frozen=True)
+class _Chosen:
+    """A run, and which of its maps are scored; None: all."""
+
+    opened: Opened
+    maps_of: Against | None
+
+    @property
+    def heading(self) -> str:
+        return f"{self.opened.heading} ({self.maps_of})" if self.maps_of else self.opened.heading
+
+
+@dataclass
+class _Tally:
+    """What the chosen maps of a run scored, and how many images have none of them."""
+
+    score: PerturbationScore
+    bare: int = 0
+
+
+_NO_LABELS = ("its labels are not known", "give a --dataset that has them, or use --score-against predicted")
+
+
 class _Protocol:
     """What is shared by all runs: the classifier, what it said about intact images, and the scores to compare with."""
 
@@ -212,31 +240,83 @@ class _Protocol:
         on_cpu = next(classifier.parameters()).device.type == "cpu"
         batch_size = runtime.batch_size or (1 if on_cpu else _BATCH_SIZE)
         self._perturbation = Perturbation(classifier, self._curves, options.frame, batch_size, runtime.seed)
-        self._labels = _labels(dataset, classifier) if dataset is not None and self._against == "labels" else None
+        uses_labels = self._against == "labels" or "labels" in options.maps_of
+        self._labels = _labels(dataset, classifier) if dataset is not None and uses_labels else None
+        self._tallies: dict[Against | None, _Tally] = {}
+        self._missed = self._failed = 0
         self._done: list[tuple[str, PerturbationScore]] = []
 
-    def score(self, opened: Opened) -> tuple[dict[str, Any], int]:
-        """The run's JSON object, and how many images failed."""
-        score, seen, bare, failed = PerturbationScore(self._curves), set(), 0, 0
+    def score(self, chosen: _Chosen) -> tuple[dict[str, Any], int]:
+        """The JSON object of the chosen maps of a run, and how many images failed; those of one run are told once."""
+        failed = 0
+        if chosen.maps_of not in self._tallies:
+            self._read(chosen.opened)
+            failed = self._failed
+        tally = self._tallies.pop(chosen.maps_of)
+        if not len(tally.score):
+            raise BadInput(
+                f"{chosen.heading}: no image could be scored: {self._failed} failed, {tally.bare} have no map",
+                "the reasons of those that failed stand above" if self._failed else self._hint(chosen.maps_of),
+            )
+        return self._result(chosen, tally), failed
+
+    def _read(self, opened: Opened) -> None:
+        """Take the images of a run apart, once for all choices of maps."""
+        self._tallies = {choice: _Tally(PerturbationScore(self._curves)) for choice in self._options.maps_of or (None,)}
+        self._failed, seen = 0, set()
         for record, found in with_photographs(opened, self._dataset, self._runtime):
             seen.add(record.id)
             try:
                 if isinstance(found, BadInput | InputMissing):
                     raise found
-                if not (subject := self._subject(record, found.image)).class_id.size:
-                    bare += 1
-                else:
-                    score.add(record.id, self._perturbation.readings(subject, self._against))
+                self._add(record, found.image)
             except (BadInput, InputMissing) as error:
-                failed += 1
+                self._failed += 1
                 self._runtime.reporter.note(f"failed: {record.id}: {error}")
-        missing = self._missing(opened, seen) + failed
-        if not len(score):
-            raise BadInput(
-                f"{opened.heading}: no image could be scored: {failed} failed, {bare} have no map",
-                "the reasons of those that failed stand above" if failed else "explain classes that the images have",
-            )
-        return self._result(opened, score, missing, bare), failed
+        self._missed = self._missing(opened, seen) + self._failed
+
+    def _add(self, record: Record, image: np.ndarray) -> None:
+        subject = self._subject(record, image)
+        chosen = {choice: self._chosen(subject, choice) for choice in self._tallies}
+        asked = np.flatnonzero(np.any(list(chosen.values()), axis=0))
+        subject = replace(subject, maps=subject.maps[asked], class_id=subject.class_id[asked])
+        found = self._judged(subject) if asked.size else []
+        for choice, rows in chosen.items():
+            own = [reading for reading, k in zip(found, asked, strict=True) if rows[k]]
+            if own:
+                self._tallies[choice].score.add(record.id, own)
+            else:
+                self._tallies[choice].bare += 1
+
+    def _chosen(self, subject: Subject, choice: Against | None) -> npt.NDArray[np.bool_]:
+        """Which maps (K,) are scored; one about no class always is.
+
+        Raises:
+            BadInput: labels that are needed and not known.
+        """
+        anyway = subject.class_id < 1
+        if choice is None:
+            return np.ones_like(anyway)
+        if choice == "predicted":
+            wanted = self._perturbation.predicted(subject)
+        elif subject.labels is None or (subject.labels > 1).all():
+            raise BadInput(*_NO_LABELS)
+        else:
+            wanted = subject.labels == 1
+        return anyway | wanted[subject.class_id - 1]
+
+    def _judged(self, subject: Subject) -> list[Readings]:
+        if self._against == "labels" and (
+            subject.labels is None
+            or not can_judge(subject.labels, self._classifier.config.activation, subject.class_id)
+        ):
+            raise BadInput(*_NO_LABELS)
+        return self._perturbation.readings(subject, self._against)
+
+    def _hint(self, choice: Against | None) -> str:
+        if choice == "predicted":
+            return "explain what the classifier predicts, too: --targets labels,top1"
+        return "explain classes that the images have"
 
     def _missing(self, opened: Opened, seen: set[str]) -> int:
         if self._dataset is None:
@@ -245,47 +325,38 @@ class _Protocol:
         return len(unseen(opened.source, self._dataset, seen, self._runtime, hint))
 
     def _subject(self, record: Record, image: np.ndarray) -> Subject:
-        """What is taken apart; maps of the background are left out.
-
-        Raises:
-            BadInput: labels that are needed and not known.
-        """
+        """What is taken apart; maps of the background are left out."""
         foreground = record.arrays["maps/class_id"] != 0
         maps, class_id = record.arrays["maps"][foreground], record.arrays["maps/class_id"][foreground]
-        key = (record.id, record.source)
-        if self._against == "predicted":
-            return Subject(key, image, maps, class_id, None)
         labels = record.labels
         if self._labels is not None and self._dataset is not None:
             labels = self._labels.of(self._dataset.by_id[record.id])
-        if not can_judge(labels, self._classifier.config.activation, class_id):
-            raise BadInput(
-                "its labels are not known", "give a --dataset that has them, or use --score-against predicted"
-            )
-        return Subject(key, image, maps, class_id, labels)
+        return Subject((record.id, record.source), image, maps, class_id, labels)
 
-    def _result(self, opened: Opened, score: PerturbationScore, missing: int, bare: int) -> dict[str, Any]:
-        options, seed, header = self._options, self._runtime.seed, opened.source.header
+    def _result(self, chosen: _Chosen, tally: _Tally) -> dict[str, Any]:
+        score, header = tally.score, chosen.opened.source.header
+        options, seed = self._options, self._runtime.seed
         found = score.result(options.replicates, seed)
         if found["tie_fraction"] > _MUCH_TIED:
             self._runtime.reporter.note(
-                f"{opened.heading}: {found['tie_fraction']:.0%} of the pixels tie where a cut is made; they go in the"
+                f"{chosen.heading}: {found['tie_fraction']:.0%} of the pixels tie where a cut is made; they go in the"
                 " order of reading, which is not the method's"
             )
         against = [
             {"input": name, **score.compared_with(other, options.replicates, seed)} for name, other in self._done
         ]
-        self._done.append((opened.heading, score))
+        self._done.append((chosen.heading, score))
         return {
             "protocol": "perturbation",
             "split": (self._dataset.split or "all") if self._dataset else None,
             "images": len(score),
             "maps": score.maps,
-            "missing": missing,
-            "images_without_map": bare,
+            "missing": self._missed,
+            "images_without_map": tally.bare,
             "classes": list(header.classes),
             "method": header.params.get("method", header.command or None),
             "targets": header.params.get("targets"),
+            "maps_of": chosen.maps_of,
             "labels_given": header.provenance.get("labels_given"),
             "activation": self._classifier.config.activation,
             "frame": list(options.frame or ()),

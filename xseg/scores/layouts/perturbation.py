@@ -15,6 +15,7 @@ def perturbation(runs: Sequence[Run]) -> Layout:
         ("maps", [str(run["maps"]) for run in runs]),
         ("method", [str(run["method"] or "-") for run in runs]),
         ("targets", [_targets(run) for run in runs]),
+        *([("maps of", [str(run["maps_of"]) for run in runs])] if first.get("maps_of") else []),
         ("pixels that tie at a cut", [number(run["tie_fraction"]) for run in runs]),
     ]
     sections = [head, *(_curve(runs, name) for name in first["curves"])]

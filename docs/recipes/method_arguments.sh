@@ -1,0 +1,31 @@
+# Sourced by the recipes: the explanation methods by the names of their tables, and the arguments of `xseg explain` for each.
+#
+# SAMPLES, CHANNELS, MASKS, ITERATIONS   what the costly methods draw; the defaults are made for two cores, and far below
+#          what was published: 50, all, 4000 and 500
+samples=${SAMPLES:-10} channels=${CHANNELS:-32} masks=${MASKS:-60} iterations=${ITERATIONS:-20}
+
+all_methods="random centre-prior
+cam grad-cam hires-cam grad-cam++ layer-cam score-cam score-cam-softmax
+input-x-gradient smooth-grad integrated-gradients gradient-shap full-grad
+occlusion rise meaningful-perturbation
+lrp lrp-epsilon-alpha2-beta1 lrp-published clrp sglrp rap agf agf-logit"
+
+# Attribution-guided factorization without one of its parts; agf-only-c has no residual term.
+agf_ablations="agf-only-c agf-no-a agf-no-fx agf-no-fdx agf-no-m agf-no-reg agf-gradcam"
+
+arguments() {  # name
+    case $1 in
+        score-cam) echo --method score-cam --set "channels=$channels" ;;
+        score-cam-softmax) echo --method score-cam --set variant=pytorch-grad-cam --set "channels=$channels" ;;
+        smooth-grad | gradient-shap) echo --method "$1" --set "samples=$samples" ;;
+        integrated-gradients) echo --method "$1" --set "steps=$samples" ;;
+        occlusion) echo --method occlusion --set window=64 --set stride=32 ;;
+        rise) echo --method rise --set "masks=$masks" ;;
+        meaningful-perturbation) echo --method "$1" --set "iterations=$iterations" ;;
+        lrp-*) echo --method lrp --set "composite=${1#lrp-}" ;;
+        agf-logit) echo --method agf --set start=logit ;;
+        agf-only-c) echo --method agf --set no_a=true --set no_fx=true --set no_fdx=true --set no_m=true ;;
+        agf-*) name=${1#agf-}; echo --method agf --set "${name//-/_}=true" ;;
+        *) echo --method "$1" ;;
+    esac
+}
