@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from xseg.classifier.model import Classifier
+from xseg.heatmaps.attention import FUSED, in_steps
 from xseg.heatmaps.layers import evaluating, single
 from xseg.heatmaps.relevance.operations import KINDS, SQUASHING, Kind, out_of_place, tensors_in
 
@@ -120,6 +121,9 @@ class _Recorder(TorchFunctionMode):
         return len(self.tape.values) - 1
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        if func is FUSED:
+            with self:
+                return in_steps(*args, **(kwargs or {}))
         func, args, kwargs = out_of_place(func, args, kwargs or {})
         result = func(*args, **kwargs)
         operands = tensors_in([*args, *kwargs.values()])
