@@ -1,4 +1,4 @@
-"""Print what docs/recipes/methods.sh measured as the tables of docs/results.md.
+"""Print what docs/recipes/methods.sh and perturbation.sh measured as the tables of docs/results.md and docs/papers.md.
 
     python docs/recipes/methods_tables.py OUT
 
@@ -17,7 +17,7 @@ Found = Mapping[str, Any]
 def main(out: str) -> None:
     """Print all tables."""
     directory = Path(out)
-    for table in (seeds, specificity, sanity, chain):
+    for table in (seeds, specificity, sanity, foreground, multilabel, chain, perturbation, ablations):
         lines = list(table(directory))
         print("\n".join(lines), end="\n\n" if lines else "")
 
@@ -85,6 +85,77 @@ def chain(out: Path) -> Iterator[str]:
         seed = results(out / f"{name}-scores.json")
         stages = [spread(run["miou"], run["miou_interval"]) for run in (seed, *one["runs"])]
         yield row(f"`{name}`", (out / f"{name}-root.txt").read_text().strip(), *stages)
+
+
+def foreground(out: Path) -> Iterator[str]:
+    """The imagenet-seg protocol under both presets, the best soft average precision first."""
+    presets = {name: out / f"foreground-{name}.json" for name in ("agf", "chefer")}
+    if not all(path.exists() for path in presets.values()):
+        return
+    runs = {name: results(path)["runs"] for name, path in presets.items()}
+    columns = [f"{measure}, {name}" for name in presets for measure in ("accuracy", "mIoU", "F1")]
+    yield from head("method", *columns, "soft AP [95 % interval]")
+    for agf, chefer in sorted(zip(*runs.values(), strict=True), key=lambda pair: -pair[0]["ap_soft"]):
+        cells = [number(run[key]) for run in (agf, chefer) for key in ("pixel_accuracy", "miou", "f1")]
+        yield row(f"`{method(agf, '-val')}`", *cells, spread(agf["ap_soft"], agf["ap_soft_interval"]))
+
+
+def multilabel(out: Path) -> Iterator[str]:
+    """The voc-multilabel protocol, the best average precision first."""
+    if not (out / "multilabel.json").exists():
+        return
+    runs = sorted(results(out / "multilabel.json")["runs"], key=lambda run: -run["ap"])
+    yield from head("method", "images", "average precision [95 % interval]", "pixel accuracy [95 % interval]")
+    for run in runs:
+        pairs = [spread(run[key], run[f"{key}_interval"]) for key in ("ap", "pixel_accuracy")]
+        yield row(f"`{method(run, '-predicted')}`", run["images"], *pairs)
+
+
+def perturbation(out: Path) -> Iterator[str]:
+    """Areas of both directions by the maps of the predicted and of the labelled class, the best negative one first."""
+    runs = of_both(out, "perturbation")
+    if not runs:
+        return
+    yield from head(
+        "method", "negative, predicted", "negative, target", "positive, predicted", "positive, target",
+        "negative less random", "tied",
+    )  # fmt: skip
+    for name, predicted, target in sorted(runs, key=lambda entry: -entry[1]["auc_negative"]):
+        areas = [spread(run[key], run[f"{key}_interval"]) for key in ("auc_negative", "auc_positive")
+                 for run in (predicted, target)]  # fmt: skip
+        yield row(f"`{name}`", *areas, apart(predicted), number(predicted["tie_fraction"]))
+
+
+def ablations(out: Path) -> Iterator[str]:
+    """Negative areas of attribution-guided factorization without one of its parts."""
+    runs = of_both(out, "ablations")
+    if runs:
+        yield from head("method", "negative, predicted", "negative, target", "less `agf`, predicted")
+    for name, predicted, target in sorted(runs, key=lambda entry: -entry[1]["auc_negative"]):
+        areas = [spread(run["auc_negative"], run["auc_negative_interval"]) for run in (predicted, target)]
+        yield row(f"`{name}`", *areas, apart(predicted, "agf"))
+
+
+def of_both(out: Path, kind: str) -> list[tuple[str, Found, Found]]:
+    """Method, run of the predicted class's maps, run of the labelled class's maps."""
+    found: dict[str, dict[str, Found]] = {}
+    for path in sorted(out.glob(f"{kind}*.json")):
+        for run in results(path)["runs"]:
+            found.setdefault(method(run), {})[run["maps_of"]] = run
+    return [(name, runs["predicted"], runs["labels"]) for name, runs in found.items()]
+
+
+def apart(run: Found, other: str = "random") -> str:
+    """How much more negative area than another method's maps of the same classes, on the same images."""
+    for one in run["differences"]:
+        if one["input"].endswith(f"({run['maps_of']})") and method(one) == other:
+            return spread(one["auc_negative"], one["auc_negative_interval"])
+    return "-"
+
+
+def method(run: Found, ending: str = "") -> str:
+    """The method's name in these tables, from the file that it is in."""
+    return Path(run["input"].split(" (")[0]).stem.removesuffix(ending)
 
 
 def each(out: Path, ending: str) -> Iterator[tuple[str, Any]]:

@@ -7,10 +7,10 @@
 # DATA     images with labels, squashed to the classifier's input size as the published experiments have it
 # CLS      a classifier of their classes, for example of: xseg train-cls DATA --model timm:NAME --weights hub --init-only --keep-head
 # OUT      directory for the artifacts; a run that was cut off continues where it stopped
-# STEPS    which of: maps scores (default both)
+# STEPS    which of: maps scores ablations tables (default all, in this order)
 # ONLY     names of methods, see method_arguments.sh (default all): makes `maps` divisible among jobs
 # SAMPLES, CHANNELS, MASKS, ITERATIONS   what the costly methods draw, see method_arguments.sh
-# XSEG     how xseg is called (default xseg)
+# XSEG     how xseg is called (default xseg), PYTHON an interpreter (default python3)
 set -euo pipefail
 : "${DATA:?images with labels}" "${CLS:?classifier}" "${OUT:?output directory}"
 xseg=${XSEG:-xseg}
@@ -26,10 +26,23 @@ maps() {
     done
 }
 
-scores() {
-    # shellcheck disable=SC2046
-    $xseg evaluate $(for name in $only; do echo "$OUT/$name.h5"; done) --protocol perturbation --classifier "$CLS" \
-        --maps-of predicted,labels --curve "$OUT/curves.png" --json > "$OUT/perturbation.json"
+files() {  # names
+    for name in "$@"; do echo "$OUT/$name.h5"; done
 }
 
-for step in ${STEPS:-maps scores}; do "$step"; done
+scores() {
+    # shellcheck disable=SC2046,SC2086
+    $xseg evaluate $(files $all_methods) --protocol perturbation --classifier "$CLS" --maps-of predicted,labels \
+        --curve "$OUT/curves.png" --json > "$OUT/perturbation.json"
+}
+
+# The paper's ablations are judged by negative perturbation alone.
+ablations() {
+    # shellcheck disable=SC2046,SC2086
+    $xseg evaluate $(files random agf $agf_ablations) --protocol perturbation --measure negative --classifier "$CLS" \
+        --maps-of predicted,labels --json > "$OUT/ablations.json"
+}
+
+tables() { ${PYTHON:-python3} "$(dirname "$0")/methods_tables.py" "$OUT"; }
+
+for step in ${STEPS:-maps scores ablations tables}; do "$step"; done
