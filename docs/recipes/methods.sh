@@ -7,7 +7,7 @@
 # DATA     VOC-style directory with the lists train and val and labels.csv; labels are given, masks only score
 # CLS      its classifier, for example of docs/recipes/voc.sh
 # OUT      directory for the artifacts; a run that was cut off continues where it stopped
-# STEPS    which of: maps scores specificity sanity foreground multilabel chain tables (default all, in this order)
+# STEPS    which of: maps scores specificity sanity foreground localisation multilabel chain tables (default all, in this order)
 # RANDOM_LABELS   a classifier that learned permuted labels (train-cls --permute-labels, the rest as for CLS): `sanity` compares
 #          with its maps, too
 # ONLY     names of methods, as in the table below (default all): makes `maps` and `sanity` divisible among jobs
@@ -89,6 +89,12 @@ foreground() {
     done
 }
 
+# How much of a map, and whether its maximum, lies in the object.
+localisation() {
+    # shellcheck disable=SC2046
+    $xseg evaluate $(files val) --protocol localisation --dataset "$data" --split val --json > "$OUT/localisation.json"
+}
+
 # The classes that the classifier itself finds, segmented together.
 multilabel() {
     for name in $only; do
@@ -124,4 +130,4 @@ print(round(math.log(max(threshold, 0.005)) / math.log(0.36), 2))' "$OUT/$name-s
 
 tables() { $python "$(dirname "$0")/methods_tables.py" "$OUT"; }
 
-for step in ${STEPS:-maps scores specificity sanity foreground multilabel chain tables}; do "$step"; done
+for step in ${STEPS:-maps scores specificity sanity foreground localisation multilabel chain tables}; do "$step"; done

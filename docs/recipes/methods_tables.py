@@ -17,7 +17,7 @@ Found = Mapping[str, Any]
 def main(out: str) -> None:
     """Print all tables."""
     directory = Path(out)
-    for table in (seeds, specificity, sanity, foreground, multilabel, chain, perturbation, ablations):
+    for table in (seeds, specificity, sanity, foreground, localisation, multilabel, chain, perturbation, ablations):
         lines = list(table(directory))
         print("\n".join(lines), end="\n\n" if lines else "")
 
@@ -98,6 +98,20 @@ def foreground(out: Path) -> Iterator[str]:
     for agf, chefer in sorted(zip(*runs.values(), strict=True), key=lambda pair: -pair[0]["ap_soft"]):
         cells = [number(run[key]) for run in (agf, chefer) for key in ("pixel_accuracy", "miou", "f1")]
         yield row(f"`{method(agf, '-val')}`", *cells, spread(agf["ap_soft"], agf["ap_soft_interval"]))
+
+
+def localisation(out: Path) -> Iterator[str]:
+    """Energy and pointing game on the true masks, the most energy in the object first; a uniform map is the floor."""
+    if not (out / "localisation.json").exists():
+        return
+    runs = results(out / "localisation.json")["runs"]
+    yield from head("method", "images", "energy [95 % interval]", "pointing [95 % interval]", "empty maps")
+    for run in sorted(runs, key=lambda run: -run["against_truth"]["energy"]):
+        truth = run["against_truth"]
+        pairs = [spread(truth[key], truth[f"{key}_interval"]) for key in ("energy", "pointing")]
+        yield row(f"`{method(run, '-val')}`", truth["images"], *pairs, run["empty_maps"])
+    floor = runs[0]["against_truth"]["uniform_map"]
+    yield row("a uniform map", "", number(floor["energy"]), number(floor["pointing"]), "")
 
 
 def multilabel(out: Path) -> Iterator[str]:
