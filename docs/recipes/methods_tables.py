@@ -48,7 +48,7 @@ def specificity(out: Path) -> Iterator[str]:
             spread(run["own_fraction"], run["own_fraction_interval"]),
         )
         means = [number(run[key]) for key in ("pearson", "own_share", "other_share")]
-        yield row(f"`{name}`", run["images"], *means, share, number(run["own_above_other"]), run["empty_maps"])
+        yield row(f"`{name}`", run["images"], *means, share, number(run["own_above_other"]), truth["empty_maps"])
 
 
 def sanity(out: Path) -> Iterator[str]:
@@ -109,7 +109,7 @@ def localisation(out: Path) -> Iterator[str]:
     for run in sorted(runs, key=lambda run: -run["against_truth"]["energy"]):
         truth = run["against_truth"]
         pairs = [spread(truth[key], truth[f"{key}_interval"]) for key in ("energy", "pointing")]
-        yield row(f"`{method(run, '-val')}`", truth["images"], *pairs, run["empty_maps"])
+        yield row(f"`{method(run, '-val')}`", truth["images"], *pairs, truth["empty_maps"])
     floor = runs[0]["against_truth"]["uniform_map"]
     yield row("a uniform map", "", number(floor["energy"]), number(floor["pointing"]), "")
 
