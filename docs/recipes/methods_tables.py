@@ -48,7 +48,7 @@ def specificity(out: Path) -> Iterator[str]:
             spread(run["own_fraction"], run["own_fraction_interval"]),
         )
         means = [number(run[key]) for key in ("pearson", "own_share", "other_share")]
-        yield row(f"`{name}`", run["images"], *means, share, number(run["own_above_other"]), truth["empty_maps"])
+        yield row(f"`{name}`", run["images"], *means, share, number(run["own_above_other"]), run["empty_maps"])
 
 
 def sanity(out: Path) -> Iterator[str]:
