@@ -1,4 +1,4 @@
-"""Tiny transformers of timm with random weights, one for each family that relevance passes, and some that it does not."""
+"""Tiny transformers of timm with random weights: a family each that relevance passes, and some that it does not."""
 
 from functools import partial
 
@@ -68,9 +68,23 @@ SERVED = {
 }
 REFUSED = {
     "swin": partial(
-        SwinTransformer, img_size=24, patch_size=2, window_size=3, embed_dim=8, depths=(1, 2), num_heads=(1, 2), num_classes=4
+        SwinTransformer,
+        img_size=24,
+        patch_size=2,
+        window_size=3,
+        embed_dim=8,
+        depths=(1, 2),
+        num_heads=(1, 2),
+        num_classes=4,
     ),
-    "pvt": partial(PyramidVisionTransformerV2, embed_dims=(8, 8, 16, 16), depths=(1,) * 4, num_heads=(1,) * 4, num_classes=4),
+    "pvt": partial(
+        PyramidVisionTransformerV2,
+        embed_dims=(8, 8, 16, 16),
+        depths=(1,) * 4,
+        num_heads=(1,) * 4,
+        sr_ratios=(2, 1, 1, 1),
+        num_classes=4,
+    ),
     "cait": partial(_vit, Cait),
     "pooled by attention": partial(_vit, global_pool="map", class_token=False),
 }

@@ -25,6 +25,8 @@ class TransformerMethod(RelevanceMethod):
 
     models: ClassVar[str] = "transformers whose blocks all look at the same tokens (ViT, DeiT, BEiT, EVA, hybrids)"
     source: ClassVar[str] = "Chefer, Gur and Wolf 2021, arXiv:2012.09838"
+    # where the terms of a residual sum cancel, half precision leaves nothing of what each of them gets
+    in_single: ClassVar[bool] = True
 
     variant: Variant
 

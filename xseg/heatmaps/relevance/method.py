@@ -1,6 +1,7 @@
 """What the relevance methods share: questions as a grid of classes by images, one forward pass, ways back."""
 
 from abc import abstractmethod
+from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
@@ -27,6 +28,9 @@ class RelevanceMethod(Method):
     class_specific: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
     models: ClassVar[str] = "convolutional networks whose every layer has a rule"
+
+    #: The forward pass too is in single precision, whatever the caller's autocast says.
+    in_single: ClassVar[bool] = False
 
     @property
     def needs_gradients(self) -> bool:
@@ -73,7 +77,8 @@ class RelevanceMethod(Method):
             UsageError: a layer without a rule.
         """
         images = image_leaf(query) if self.needs_gradients else query.images
-        tape = record(classifier, images, graph=self.needs_gradients, create_graph=query.create_graph)
+        with torch.autocast(images.device.type, enabled=False) if self.in_single else nullcontext():
+            tape = record(classifier, images, graph=self.needs_gradients, create_graph=query.create_graph)
         with torch.set_grad_enabled(query.create_graph), torch.autocast(images.device.type, enabled=False):
             walker = self.walker(classifier, tape)
             target, row = grid(query)
