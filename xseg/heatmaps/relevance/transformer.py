@@ -74,10 +74,11 @@ class TransformerWalker(Walker):
         return y * self.divide(sum_of(parts), y)
 
     def _arrange(self, step: Step, r: Tensor) -> Tensor:
-        """Back to where it came from; to the tokens that a head chooses in proportion, as published."""
-        if step.function is not Tensor.__getitem__:
+        """Back to where it came from; to the one token that a head chooses divided and multiplied, as published."""
+        x, y = self.source(step), self.value(step)
+        if step.function is not Tensor.__getitem__ or x.ndim == y.ndim:
             return self.pull(step, r)
-        return self.source(step) * self.pull(step, self.divide(r, self.value(step)))
+        return x * self.pull(step, self.divide(r, y))
 
     def _matmul(self, step: Step, r: Tensor) -> list[Tensor | None]:
         """Half to each factor, in proportion to what it adds: the published scaling of both halves comes to this."""
