@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from tests.heatmaps.nets import ask, network_for, normalised, parts, picture, pooled, smooth
+from tests.heatmaps.nets import ask, network_for, normalised, parts, picture, smooth
 from xseg.errors import UsageError
 from xseg.heatmaps import Method, explain_images, methods, require_served
 
@@ -49,6 +49,7 @@ VARIANTS = [
     "smooth-grad variant=agf samples=2",
     "smooth-grad squared=true samples=2",
     "transformer-attribution gradient=false",
+    "transformer-attribution precision=double",
     "transformer-attribution start_layer=0 variant=lrp",
     "vit-lrp variant=ours",
 ]

@@ -1,5 +1,6 @@
 """Relevance through transformers: equal to a derivation on its own, alike in any batch, no further than needed."""
 
+import copy
 import re
 
 import pytest
@@ -308,3 +309,17 @@ def test_fused_attention_is_left_switched_on(name):
         block.attn.fused_attn = False
     in_steps = methods.create(name)(classifier, ask(normalised(1, 24, 24).double(), [(0, 1)]))
     torch.testing.assert_close(fused, in_steps, rtol=0, atol=1e-12 * fused.abs().max().item())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_double_precision_is_that_of_the_network_doubled(name):
+    classifier, images = transformer().float(), normalised(2, 24, 24)
+    found = methods.create(name, ["precision=double"])(classifier, ask(images, PAIRS[:2]))
+    assert found.dtype == next(classifier.parameters()).dtype == torch.float32
+    single = methods.create(name)(classifier, ask(images, PAIRS[:2]))
+    doubled = methods.create(name)(copy.deepcopy(classifier).double(), ask(images.double(), PAIRS[:2]))
+    size = doubled.abs().amax((1, 2))
+    assert ((found - doubled).abs().amax((1, 2)) / size).max() < 1e-6
+    assert ((single - doubled).abs().amax((1, 2)) / size).max() > 1e-6
+    with pytest.raises(UsageError, match="precision=double: the maps are those of a copy; double the network instead"):
+        methods.create(name, ["precision=double"])(classifier, ask(images, PAIRS[:2], create_graph=True))

@@ -11,6 +11,7 @@ from xseg.device import torchvision_ready
 
 torchvision_ready()
 
+from timm.layers import HybridEmbed  # noqa: E402
 from timm.models.beit import Beit  # noqa: E402
 from timm.models.cait import Cait  # noqa: E402
 from timm.models.deit import VisionTransformerDistilled  # noqa: E402
@@ -18,7 +19,6 @@ from timm.models.eva import Eva  # noqa: E402
 from timm.models.pvt_v2 import PyramidVisionTransformerV2  # noqa: E402
 from timm.models.swin_transformer import SwinTransformer  # noqa: E402
 from timm.models.vision_transformer import VisionTransformer  # noqa: E402
-from timm.layers import HybridEmbed  # noqa: E402
 
 
 class Stem(nn.Module):
@@ -48,7 +48,9 @@ SERVED = {
     "vit": partial(_vit, dynamic_img_size=True),
     "registers": partial(_vit, reg_tokens=3, no_embed_class=True, dynamic_img_size=True, init_values=0.5),
     "mean": partial(_vit, global_pool="avg", dynamic_img_size=True),
-    "mean without class token": partial(_vit, global_pool="avg", class_token=False, patch_size=6, dynamic_img_size=True),
+    "mean without class token": partial(
+        _vit, global_pool="avg", class_token=False, patch_size=6, dynamic_img_size=True
+    ),
     "query and key norms": partial(_vit, qk_norm=True, dynamic_img_size=True),
     "distilled": partial(_vit, VisionTransformerDistilled, dynamic_img_size=True),
     "beit": partial(_vit, Beit, init_values=0.5, use_abs_pos_emb=False, use_rel_pos_bias=True),

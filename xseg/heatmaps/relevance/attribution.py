@@ -1,9 +1,10 @@
 """Methods by relevance through transformers: of their attention matrices, or down to the pixels."""
 
+import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
-from typing import ClassVar, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from xseg.classifier.model import Classifier
 from xseg.errors import UsageError
 from xseg.heatmaps.layers import single
-from xseg.heatmaps.registry import instead, methods
+from xseg.heatmaps.registry import Query, instead, methods
 from xseg.heatmaps.relevance.composites import require_one_of
 from xseg.heatmaps.relevance.method import RelevanceMethod, one_hot, own_logits
 from xseg.heatmaps.relevance.tape import Tape
@@ -19,19 +20,36 @@ from xseg.heatmaps.relevance.transformer import TransformerWalker, Variant, atte
 from xseg.heatmaps.relevance.walk import Walker
 from xseg.heatmaps.tokens import Tokens, readers_of, tokens_of
 
+Precision = Literal["single", "double"]
 
+
+@dataclass(frozen=True)
 class TransformerMethod(RelevanceMethod):
     """A method by the rules of Chefer et al.; relevance starts with 1 at the class."""
 
+    variant: Variant = "ours"
+    precision: Precision = "single"
+
     models: ClassVar[str] = "transformers whose blocks all look at the same tokens (ViT, DeiT, BEiT, EVA, hybrids)"
     source: ClassVar[str] = "Chefer, Gur and Wolf 2021, arXiv:2012.09838"
-    # where the terms of a residual sum cancel, half precision leaves nothing of what each of them gets
-    in_single: ClassVar[bool] = True
-
-    variant: Variant
 
     def __post_init__(self) -> None:
         require_one_of("variant", self.variant, get_args(Variant))
+        require_one_of("precision", self.precision, get_args(Precision))
+
+    def record(self, classifier: Classifier, query: Query) -> Tape:
+        """The forward pass, by no less than single precision.
+
+        Raises:
+            UsageError: `create_graph` with the copy of the network that double precision takes.
+        """
+        # where the terms of a residual sum all but cancel, rounding decides how much more than R each of them gets
+        with torch.autocast(query.images.device.type, enabled=False):
+            if self.precision == "single":
+                return super().record(classifier, query)
+            if query.create_graph:
+                raise UsageError("--set precision=double: the maps are those of a copy", "double the network instead")
+            return super().record(copy.deepcopy(classifier).double(), replace(query, images=query.images.double()))
 
     def _refusal(self, classifier: Classifier) -> str | None:
         try:
@@ -51,6 +69,7 @@ class VitLrp(TransformerMethod):
 
     Args:
         variant: the rules: the `lrp` that Chefer et al. compare with, or `ours`, of transformer attribution.
+        precision: of the computation: `single`, or `double` by a copy of the network.
     """
 
     variant: Variant = "lrp"
@@ -104,7 +123,6 @@ class _AttentionWalker(TransformerWalker):
 class _OfAttention(TransformerMethod):
     """Maps of the tokens by the relevance of attention matrices."""
 
-    variant: Variant = "ours"
     gradient: bool = True
 
     signed: ClassVar[bool] = False
@@ -152,6 +170,7 @@ class TransformerAttribution(_OfAttention):
         start_layer: the first block that takes part: 1, as in all published scripts, or 0, as in the text and in
             Athanasiadis et al. 2022.
         variant: the rules: `ours`, or those that Chefer et al. call `lrp`.
+        precision: of the computation: `single`, or `double` by a copy of the network.
         gradient: weigh relevance by the gradient; without, the published code's relevance rollout.
     """
 
@@ -184,6 +203,7 @@ class PartialLrp(_OfAttention):
 
     Args:
         variant: the rules: the `lrp` that Chefer et al. compare with, or `ours`, of transformer attribution.
+        precision: of the computation: `single`, or `double` by a copy of the network.
         gradient: weigh relevance by the gradient (the published ablation).
     """
 

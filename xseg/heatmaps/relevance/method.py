@@ -1,7 +1,6 @@
 """What the relevance methods share: questions as a grid of classes by images, one forward pass, ways back."""
 
 from abc import abstractmethod
-from contextlib import nullcontext
 from typing import ClassVar
 
 import torch
@@ -28,9 +27,6 @@ class RelevanceMethod(Method):
     class_specific: ClassVar[bool] = True
     differentiable: ClassVar[bool] = True
     models: ClassVar[str] = "convolutional networks whose every layer has a rule"
-
-    #: The forward pass too is in single precision, whatever the caller's autocast says.
-    in_single: ClassVar[bool] = False
 
     @property
     def needs_gradients(self) -> bool:
@@ -76,15 +72,18 @@ class RelevanceMethod(Method):
         Raises:
             UsageError: a layer without a rule.
         """
-        images = image_leaf(query) if self.needs_gradients else query.images
-        with torch.autocast(images.device.type, enabled=False) if self.in_single else nullcontext():
-            tape = record(classifier, images, graph=self.needs_gradients, create_graph=query.create_graph)
-        with torch.set_grad_enabled(query.create_graph), torch.autocast(images.device.type, enabled=False):
+        tape = self.record(classifier, query)
+        with torch.set_grad_enabled(query.create_graph), torch.autocast(query.images.device.type, enabled=False):
             walker = self.walker(classifier, tape)
             target, row = grid(query)
             logits = single(tape.logits)
             maps = [self.explain(walker, logits, rows) for rows in target.split(ROWS)]
-        return torch.cat(maps)[row, query.image]
+        return torch.cat(maps)[row, query.image].to(single(query.images).dtype)
+
+    def record(self, classifier: Classifier, query: Query) -> Tape:
+        """The forward pass, with its graph where that is needed."""
+        images = image_leaf(query) if self.needs_gradients else query.images
+        return record(classifier, images, graph=self.needs_gradients, create_graph=query.create_graph)
 
 
 def _differ(logits: Tensor, expected: Tensor) -> bool:
