@@ -14,6 +14,7 @@ from xseg.heatmaps import Query, methods
 
 SIDE = 224
 NETWORKS = ("vgg19", "resnet50")
+TRANSFORMER = "timm:vit_base_patch16_224"
 _CLOSE = 1e-3  # of a map's largest value: float32 against float64 through fifty layers
 
 
@@ -30,6 +31,10 @@ def explanation_cases() -> Iterator[Case]:
             yield zennit_case(network, 4)
         if importlib.util.find_spec("captum"):
             yield captum_case(network)
+    yield transformer_case("transformer-attribution", 1)
+    yield transformer_case("transformer-attribution", 4)
+    yield transformer_case("partial-lrp", 1)
+    yield transformer_case("vit-lrp", 1)
 
 
 def _cost(
@@ -44,6 +49,23 @@ def _cost(
         _CLOSE,
         expected=lambda: _explain(random_network(network, double=True), method, settings, classes),
         unit=unit,
+    )
+
+
+def transformer_case(method: str, classes: int) -> Case:
+    """The cost of relevance through a transformer; the gate is the same in other company, of one class more.
+
+    Float64 is no gate: where the terms of a residual sum cancel, what each of them gets depends on the last bits of
+    the forward pass, and a network of this size has such places.
+    """
+    network = TRANSFORMER
+    return Case(
+        f"{method} {network} {SIDE}, {classes} {'class' if classes == 1 else 'classes'}, in units of f+b",
+        forward_backward(network),
+        lambda: _explain(random_network(network), method, (), classes),
+        _CLOSE,
+        expected=lambda: _explain(random_network(network), method, (), classes + 1)[:classes],
+        unit="f+b",
     )
 
 
@@ -139,9 +161,9 @@ def forward_backward(network: str) -> Callable[[], Tensor]:
 
 @cache
 def random_network(name: str, double: bool = False) -> Classifier:
-    """A torchvision network with random weights, frozen; in float64 if `double`."""
+    """A network of torchvision, or of timm after "timm:", with random weights, frozen; in float64 if `double`."""
     classes = [str(number) for number in range(1000)]
-    classifier = create(f"torchvision:{name}", classes, weights="none").eval()
+    classifier = create(name if ":" in name else f"torchvision:{name}", classes, weights="none").eval()
     if double:
         return classifier.double()
     for parameter in classifier.parameters():

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from xseg.classifier.model import Classifier
-from xseg.heatmaps.layers import HALF_GRADIENT_SCALE, single
+from xseg.heatmaps.layers import single
 from xseg.heatmaps.registry import methods
 from xseg.heatmaps.relevance.affine import Affine
 from xseg.heatmaps.relevance.composites import bounds_of_image, first_layers, require_one_of
 from xseg.heatmaps.relevance.factorization import foreground
-from xseg.heatmaps.relevance.method import RelevanceMethod
+from xseg.heatmaps.relevance.method import RelevanceMethod, own_logits
 from xseg.heatmaps.relevance.operations import AFFINE
 from xseg.heatmaps.relevance.rules import Box, Place, divide_as_published, share_by_magnitude, sum_of
 from xseg.heatmaps.relevance.tape import Step, Tape
@@ -55,7 +55,6 @@ class Agf(RelevanceMethod):
     gradcam: bool = False
 
     signed: ClassVar[bool] = True
-    needs_gradients: ClassVar[bool] = True
     summary: ClassVar[str] = "attribution guided by factorizing inputs and gradients, layer by layer: sharp, per class"
     source: ClassVar[str] = "Gur, Ali and Wolf 2021, arXiv:2012.02166"
     cost: ClassVar[str] = "2 f + 3 or 4 K b"
@@ -63,6 +62,11 @@ class Agf(RelevanceMethod):
     def __post_init__(self) -> None:
         require_one_of("variant", self.variant, ("code", "paper"))
         require_one_of("start", self.start, ("contrast", "logit"))
+
+    @property
+    def needs_gradients(self) -> bool:
+        """Of one of the two streams."""
+        return True
 
     def walker(self, classifier: Classifier, tape: Tape) -> "AgfWalker":
         """The two streams."""
@@ -90,7 +94,7 @@ def contrast(logits: Tensor, target: Tensor) -> Tensor:
     Returns:
         (K,N).
     """
-    own = _own(logits, target)
+    own = own_logits(logits, target)
     if logits.shape[1] == 1:
         return own
     away = logits - own[..., None]
@@ -123,7 +127,7 @@ class AgfWalker(Walker):
             return self.walk(torch.zeros_like(self.tape.logits)[None])  # refused there
         with torch.enable_grad():
             logits = single(self.tape.logits)
-            scores = contrast(logits, target) if self._options.start == "contrast" else _own(logits, target)
+            scores = contrast(logits, target) if self._options.start == "contrast" else own_logits(logits, target)
             totals = scores.sum(1).unbind()  # images do not influence each other
         self._take_gradients(totals, create_graph)
         number = self._last.sources[0]
@@ -131,18 +135,7 @@ class AgfWalker(Walker):
 
     def _take_gradients(self, totals: Sequence[Tensor], create_graph: bool) -> None:
         numbers = sorted({number for step in self.tape.steps if step.kind in AFFINE for number in self._ends(step)})
-        values = [self.tape.values[number] for number in numbers]
-        scale = HALF_GRADIENT_SCALE if self.tape.logits.dtype == torch.float16 else 1.0
-        rows = [
-            torch.autograd.grad(
-                row, values, row.new_tensor(scale), retain_graph=True, create_graph=create_graph, allow_unused=True
-            )
-            for row in totals
-        ]
-        for number, value, gradients in zip(numbers, values, zip(*rows, strict=True), strict=True):
-            filled = [torch.zeros_like(value) if gradient is None else gradient for gradient in gradients]
-            stacked = single(torch.stack(filled))
-            self._gradients[number] = stacked if scale == 1 else stacked / scale
+        self._gradients = self.tape.gradients(totals, numbers, create_graph)
 
     def _ends(self, step: Step) -> tuple[int, ...]:
         source = step.sources[0]
@@ -240,11 +233,6 @@ class AgfWalker(Walker):
 def _agreement(x: Tensor, gradient: Tensor) -> Tensor:
     """M before scaling: (K,N,1,h,w), the positive part of the mean over channels of input times gradient."""
     return (x * gradient).mean(2, keepdim=True).relu()
-
-
-def _own(logits: Tensor, target: Tensor) -> Tensor:
-    """The logits (K,N) of the classes `target` (K,N)."""
-    return logits[torch.arange(len(logits), device=logits.device), target]
 
 
 def _count(place: Place, weight: Tensor) -> Tensor:

@@ -8,13 +8,15 @@ from torch import Tensor
 
 from xseg.classifier.model import Classifier
 from xseg.heatmaps.layers import evaluating, image_leaf, probe_images, single
-from xseg.heatmaps.registry import Method, Query, instead
+from xseg.heatmaps.registry import Method, Query, instead, methods, use
 from xseg.heatmaps.relevance.replay import replayed
 from xseg.heatmaps.relevance.tape import Tape, record
 from xseg.heatmaps.relevance.walk import Walker
 
 #: Classes of an image that go back together; more take more turns, so that memory stays bounded.
 ROWS = 8
+#: The relevance methods for networks that the others refuse for their attention.
+OF_TRANSFORMERS = ("transformer-attribution", "vit-lrp")
 # Largest difference between recorded or replayed and plain logits, as a fraction of the largest logit.
 _AGREEMENT = 1e-3
 
@@ -26,8 +28,10 @@ class RelevanceMethod(Method):
     differentiable: ClassVar[bool] = True
     models: ClassVar[str] = "convolutional networks whose every layer has a rule"
 
-    #: The values of the forward pass keep their graph, for methods that look at gradients too.
-    needs_gradients: ClassVar[bool] = False
+    @property
+    def needs_gradients(self) -> bool:
+        """Whether the values of the forward pass keep their graph, for methods that look at gradients too."""
+        return False
 
     @abstractmethod
     def walker(self, classifier: Classifier, tape: Tape) -> Walker:
@@ -40,7 +44,11 @@ class RelevanceMethod(Method):
     def serves(self, classifier: Classifier, layer: str | None = None) -> str | None:
         """Record a noise image, look for a rule for every step on the way back, and for ways that leave no step."""
         reason = self._refusal(classifier)
-        return None if reason is None else f"{reason}; {instead(classifier)}"
+        return None if reason is None else f"{reason}; {self._advice(classifier)}"
+
+    def _advice(self, classifier: Classifier) -> str:
+        able = [name for name in OF_TRANSFORMERS if methods.create(name).serves(classifier) is None]
+        return use(able) if able else instead(classifier)
 
     def _refusal(self, classifier: Classifier) -> str | None:
         images = probe_images(classifier)
@@ -64,14 +72,18 @@ class RelevanceMethod(Method):
         Raises:
             UsageError: a layer without a rule.
         """
-        images = image_leaf(query) if self.needs_gradients else query.images
-        tape = record(classifier, images, graph=self.needs_gradients, create_graph=query.create_graph)
-        with torch.set_grad_enabled(query.create_graph), torch.autocast(images.device.type, enabled=False):
+        tape = self.record(classifier, query)
+        with torch.set_grad_enabled(query.create_graph), torch.autocast(query.images.device.type, enabled=False):
             walker = self.walker(classifier, tape)
             target, row = grid(query)
             logits = single(tape.logits)
             maps = [self.explain(walker, logits, rows) for rows in target.split(ROWS)]
-        return torch.cat(maps)[row, query.image]
+        return torch.cat(maps)[row, query.image].to(single(query.images).dtype)
+
+    def record(self, classifier: Classifier, query: Query) -> Tape:
+        """The forward pass, with its graph where that is needed."""
+        images = image_leaf(query) if self.needs_gradients else query.images
+        return record(classifier, images, graph=self.needs_gradients, create_graph=query.create_graph)
 
 
 def _differ(logits: Tensor, expected: Tensor) -> bool:
@@ -97,3 +109,8 @@ def grid(query: Query) -> tuple[Tensor, Tensor]:
 def one_hot(target: Tensor, classes: int, like: Tensor) -> Tensor:
     """(K,N,C) with 1 at the class of `target` (K,N)."""
     return torch.nn.functional.one_hot(target, classes).to(like)
+
+
+def own_logits(logits: Tensor, target: Tensor) -> Tensor:
+    """The logits (K,N) of the classes `target` (K,N), of logits (N,C)."""
+    return logits[torch.arange(len(logits), device=logits.device), target]

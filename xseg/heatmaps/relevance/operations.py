@@ -1,4 +1,4 @@
-"""The functions a convolutional network is made of, sorted by how relevance passes them."""
+"""The functions a network is made of, sorted by how relevance passes them."""
 
 import inspect
 from collections.abc import Callable
@@ -25,6 +25,9 @@ Kind = Literal[
     "sum",
     "constant",  #: a sum, product or quotient with something that does not depend on the image
     "gate",  #: a feature map times a factor computed from it
+    "matmul",  #: of two values that both come from the image, as in attention
+    "softmax",
+    "product",  #: of two feature maps, number by number
     "unknown",
 ]
 
@@ -87,10 +90,12 @@ KINDS: dict[Any, Kind] = {
         "arrange",
     ),
     _T.__getitem__: "arrange",
-    **dict.fromkeys(_named((torch,), "cat concat concatenate"), "concatenation"),
+    **dict.fromkeys(_named((torch,), "cat concat concatenate stack"), "concatenation"),
+    **dict.fromkeys(_named((torch, _T), "matmul __matmul__ bmm"), "matmul"),
+    **dict.fromkeys(_named(_EVERYWHERE, "softmax"), "softmax"),
     **dict.fromkeys(_named((torch, _T), "add __add__ __radd__"), "sum"),
     **dict.fromkeys(_named((torch, _T), "mul multiply __mul__ __rmul__"), "gate"),
-    **dict.fromkeys(_named((torch, _T), "div true_divide __truediv__ sub __sub__"), "constant"),
+    **dict.fromkeys(_named((torch, _T), "div true_divide __truediv__ sub __sub__ neg __neg__"), "constant"),
 }
 #: What makes a factor of a gate, where both operands have the same shape.
 SQUASHING = frozenset(_named(_EVERYWHERE, "sigmoid hardsigmoid tanh"))

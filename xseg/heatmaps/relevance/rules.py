@@ -196,6 +196,24 @@ class AlphaBeta(Rule):
 
 
 @dataclass(frozen=True)
+class SeparatePlus(Rule):
+    """z-plus without biases, with a denominator for inputs of each sign: relevance doubles where both occur.
+
+    What the code of Chefer et al. calls LRP.
+    """
+
+    divide: Division
+
+    def __call__(self, place: Place, r: Tensor) -> Tensor:
+        """R (K,N,...) at x."""
+        weight, parts = place.layer.weight, []
+        for split in (_positive,) if place.nonnegative else (_positive, _negative):
+            x, favoured = split(place.x), split(weight)
+            parts.append(x * place.back(self.divide.above(r, place.layer(x, favoured)), favoured))
+        return sum_of(parts)
+
+
+@dataclass(frozen=True)
 class Gamma(Rule):
     """Like rule 0 with positive contributions counted 1 + gamma times (Montavon et al. 2019), for inputs of any sign.
 

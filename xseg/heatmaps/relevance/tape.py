@@ -5,7 +5,7 @@ the network's own code: residual sums, concatenations and gates are seen as they
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,7 +16,7 @@ from torch.overrides import TorchFunctionMode
 
 from xseg.classifier.model import Classifier
 from xseg.heatmaps.attention import FUSED, in_steps
-from xseg.heatmaps.layers import evaluating, single
+from xseg.heatmaps.layers import HALF_GRADIENT_SCALE, evaluating, single
 from xseg.heatmaps.relevance.operations import KINDS, SQUASHING, Kind, out_of_place, tensors_in
 
 
@@ -68,6 +68,23 @@ class Tape:
     def value(self, number: int) -> Tensor:
         """A value in at least single precision."""
         return single(self.values[number])
+
+    def gradients(self, totals: Sequence[Tensor], numbers: Sequence[int], create_graph: bool) -> dict[int, Tensor]:
+        """Gradients (K,N,...) of the K numbers `totals` with respect to the values of these numbers."""
+        values = [self.values[number] for number in numbers]
+        scale = HALF_GRADIENT_SCALE if self.logits.dtype == torch.float16 else 1.0
+        rows = [
+            torch.autograd.grad(
+                total, values, total.new_tensor(scale), retain_graph=True, create_graph=create_graph, allow_unused=True
+            )
+            for total in totals
+        ]
+        found = {}
+        for number, value, gradients in zip(numbers, values, zip(*rows, strict=True), strict=True):
+            filled = [torch.zeros_like(value) if gradient is None else gradient for gradient in gradients]
+            stacked = single(torch.stack(filled))
+            found[number] = stacked if scale == 1 else stacked / scale
+        return found
 
     def uses(self) -> Counter[int]:
         """How many steps read each value."""
@@ -168,7 +185,10 @@ def _kind(tape: Tape, function: Any, args: Any, kwargs: Any, sources: tuple[int,
     if kind == "sum" and kwargs.get("alpha", 1) != 1:
         return "unknown"
     if kind == "gate" and gated(tape, sources) is None:
-        return "unknown"
+        return "product"
+    if kind == "matmul":
+        ranks = {tape.values[source].ndim for source in sources}
+        return kind if len(sources) == 2 and len(ranks) == 1 and min(ranks) > 2 else "unknown"
     if kind not in ("sum", "gate", "concatenation") and len(sources) > 1:
         return "unknown"  # weights that depend on the image
     return kind

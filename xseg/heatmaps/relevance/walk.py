@@ -1,7 +1,7 @@
 """The way back: relevance from the logits to the image, one recorded step at a time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -26,10 +26,11 @@ class Walker(ABC):
     Args:
         tape: the forward pass.
         divide: of the proportional rules (sums, means).
+        wanted: numbers of the values whose relevance is asked for; below the first of them no step is passed.
     """
 
-    def __init__(self, tape: Tape, divide: Division) -> None:
-        self.tape, self.divide = tape, divide
+    def __init__(self, tape: Tape, divide: Division, wanted: Sequence[int] = (0,)) -> None:
+        self.tape, self.divide, self.wanted = tape, divide, wanted
         self._one: dict[str, Callable[[Step, Tensor], Tensor]] = {
             **dict.fromkeys(AFFINE, self._affine),
             **dict.fromkeys(("batch-norm", "normalisation"), lambda step, r: r),
@@ -71,31 +72,57 @@ class Walker(ABC):
         Raises:
             UsageError: a step without a rule lies on the way.
         """
+        return self.reach(start, number)[0]
+
+    def reach(self, start: Tensor, number: int | None = None) -> dict[int, Tensor]:
+        """Take relevance from the logits to the values that are wanted.
+
+        Args:
+            start: as in `walk`.
+            number: as in `walk`.
+
+        Returns:
+            (K,N,...) for each of their numbers.
+
+        Raises:
+            UsageError: a step without a rule lies on the way.
+        """
         last = self.tape.steps[-1].target if self.tape.steps else 0
         waiting: dict[int, list[Tensor]] = {last if number is None else number: [start]}
-        for step in reversed(self.tape.steps):
+        found: dict[int, Tensor] = {}
+        for step in self._way():
             arrived = waiting.pop(step.target, None)
             if arrived is None:
                 continue  # the factor of a gate: no relevance comes this way
             relevance = self.join(step.target, arrived)
+            if step.target in self.wanted:
+                found[step.target] = relevance
             for source, r in zip(step.sources, self._through(step, relevance), strict=True):
                 if r is not None:
                     waiting.setdefault(source, []).append(r)
-        if not self.tape.steps or 0 not in waiting:
+        end = min(self.wanted)
+        if self.tape.steps and end in waiting:
+            found[end] = self.join(end, waiting[end])
+        if not found.keys() >= set(self.wanted):
             raise UsageError("the logits do not depend on the image through any recorded step", INSTEAD)
-        return self.join(0, waiting[0])
+        return found
+
+    def _way(self) -> Iterator[Step]:
+        """The steps from the logits down to the first value that is wanted."""
+        end = min(self.wanted)
+        return (step for step in reversed(self.tape.steps) if step.target > end)
 
     def refusal(self) -> str | None:
         """Which step on the way has no rule, or None if each has."""
         reached = {self.tape.steps[-1].target} if self.tape.steps else set()
-        for step in reversed(self.tape.steps):
+        for step in self._way():
             if step.target not in reached:
                 continue
             if not self._passes(step):
                 return f"no relevance rule for {step.name}"
             chosen = gated(self.tape, step.sources) if step.kind == "gate" else None
             reached.update(step.sources if chosen is None else [step.sources[chosen]])
-        return None if 0 in reached else "no recorded step leads from the image to the logits"
+        return None if reached.issuperset(self.wanted) else "no recorded step leads from the image to the logits"
 
     def _passes(self, step: Step) -> bool:
         return step.kind in self._one or step.kind in self._several
@@ -144,7 +171,10 @@ class Walker(ABC):
         given = dict(zip(("tensors", "dim"), step.args, strict=False)) | step.kwargs
         dim = given.get("dim", given.get("axis", 0))
         dim = dim if dim < 0 else dim + 1  # past the axis of the classes
-        parts = r.split([part.shape[dim if dim < 0 else dim - 1] for part in given["tensors"]], dim)
+        if step.function is torch.stack:
+            parts = r.unbind(dim)
+        else:
+            parts = r.split([part.shape[dim if dim < 0 else dim - 1] for part in given["tensors"]], dim)
         known = {id(self.tape.values[source]) for source in step.sources}
         return [part for part, operand in zip(parts, given["tensors"], strict=True) if id(operand) in known]
 
