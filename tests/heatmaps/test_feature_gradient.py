@@ -152,7 +152,7 @@ def test_nothing_below_the_target_layer_is_differentiated(monkeypatch):
 
     monkeypatch.setattr(torch.autograd, "grad", spy)
     methods.create("grad-cam")(classifier, ask(normalised(1), [(0, 0)]))
-    assert [leaf.grad_fn for leaf in asked] == [None]
+    assert [[leaf.grad_fn for leaf in leaves] for leaves in asked] == [[None]]
 
 
 def test_a_layer_without_places_is_refused_with_its_shape():
