@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from xseg.classifier import Classifier, ClassifierConfig
+from xseg.device import torchvision_ready
 from xseg.heatmaps import Query
 
 CLASSES = ("cat", "dog", "horse", "boat")
@@ -44,6 +45,36 @@ def smooth():
     classifier = pooled()
     classifier.net.features[1], classifier.net.features[3] = nn.Softplus(), nn.Softplus()
     return classifier
+
+
+def attending(classes=CLASSES, seed=5, **config):
+    """A transformer for methods that read attention: patches of 4 pixels, two blocks, a class token, dropout."""
+    torchvision_ready()
+    from timm.models.vision_transformer import VisionTransformer
+
+    shape = {"img_size": 32, "patch_size": 4, "embed_dim": 12, "depth": 2, "num_heads": 2, "mlp_ratio": 2}
+    net = VisionTransformer(
+        **shape, num_classes=len(classes), drop_rate=0.5, dynamic_img_size=True, dynamic_img_pad=True
+    )
+    # the seed is of a network in which the terms of no residual sum all but cancel
+    return wrap(net, classes, seed, **{"layer": "patch_embed.proj", "head": "head"} | config)
+
+
+def network_for(method, classes=CLASSES, **config):
+    """`pooled`, or `attending` for a method that cannot serve it."""
+    classifier = pooled(classes, **config)
+    if method.serves(classifier) is not None:
+        classifier = attending(classes, **config)
+        assert method.serves(classifier) is None
+    return classifier
+
+
+def parts(classifier):
+    """Head, a convolution, a module that drops out, and the path of a module that runs early."""
+    net = classifier.net
+    if hasattr(net, "features"):
+        return net.fc, net.features[2], net.drop, "features.0"
+    return net.head, net.patch_embed.proj, net.head_drop, "patch_embed.proj"
 
 
 def convolutional():

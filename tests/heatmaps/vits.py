@@ -50,6 +50,11 @@ def vit(family="class token", seed=0, dynamic=True, classes=CLASSES, head="head"
     return wrap(kind_of(kind)(**arguments), seed, classes=classes, head=head, **config)
 
 
+def made(num_classes, family="class token"):
+    """The network of `vit`, as a factory for `create`."""
+    return vit(family, classes=[str(k) for k in range(num_classes)]).net
+
+
 def wrap(net, seed=0, classes=CLASSES, **config):
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():

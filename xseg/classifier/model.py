@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from xseg.classifier.capture import module_at
 from xseg.classifier.config import Activation, ClassifierConfig, Scalar
 from xseg.classifier.probe import find_head, find_layer, trace
-from xseg.classifier.sides import nearest, side_steps
+from xseg.classifier.sides import nearest, refused_steps
 from xseg.classifier.sources import Source, construct, hub_state, imagenet_names, parse_source, preprocessing
 from xseg.classifier.weights import load_into, read_weights
 from xseg.errors import BadInput, UsageError
@@ -181,7 +181,7 @@ def _construct(source: Source, config: ClassifierConfig, *, trusted: bool, seed:
 
 
 def _probed(config: ClassifierConfig, net: nn.Module, layer: str | None) -> ClassifierConfig:
-    for side, step in zip(config.input_size, side_steps(net), strict=True):
+    for side, step in zip(config.input_size, refused_steps(net), strict=True):
         if side % step:
             raise UsageError(
                 f"--model {config.model}: takes sides divisible by {step}, not {side}", f"use {nearest(side, step)}"

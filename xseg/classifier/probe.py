@@ -33,7 +33,7 @@ class Call:
     @property
     def spatial(self) -> bool:
         """Whether the output is a feature map (1,K,h,w) with more than one position."""
-        channels_last = str(getattr(self.module, "output_fmt", "")) == "NHWC"  # timm's patches, on their way to tokens
+        channels_last = getattr(self.module, "output_fmt", "") == "NHWC"  # timm's patches, on their way to tokens
         return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1 and not channels_last
 
     @property

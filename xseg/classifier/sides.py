@@ -7,13 +7,19 @@ from torch import nn
 
 
 def side_steps(net: nn.Module) -> tuple[int, int]:
-    """(height, width) of which the sides of an image must be multiples: the patches of a transformer; else (1, 1)."""
+    """(height, width) of which the sides of an image should be multiples: a transformer's patches; else (1, 1)."""
     for module in net.modules():  # timm's patch embeddings
-        if hasattr(module, "strict_img_size") and not getattr(module, "dynamic_img_pad", False):
+        if hasattr(module, "strict_img_size"):
             embed: Any = module
             height, width = embed.feat_ratio(as_scalar=False)
             return height, width
     return 1, 1
+
+
+def refused_steps(net: nn.Module) -> tuple[int, int]:
+    """As `side_steps`, of a network that refuses other sides; (1, 1) of one that pads them."""
+    pads = any(getattr(module, "dynamic_img_pad", False) for module in net.modules())
+    return (1, 1) if pads else side_steps(net)
 
 
 def takes_one_size(net: nn.Module) -> bool:

@@ -14,7 +14,7 @@ from xseg.classifier.losses import Loss, label_loss, loss_weight
 from xseg.classifier.model import Classifier
 from xseg.classifier.samples import TrainingBatches, label_matrix
 from xseg.classifier.settings import TrainSettings
-from xseg.classifier.sides import nearest, side_steps, takes_one_size
+from xseg.classifier.sides import nearest, refused_steps, takes_one_size
 from xseg.classifier.validation import Validation, require_classes, validate
 from xseg.datasets import Dataset
 from xseg.datasets.transforms import zero_padding
@@ -160,7 +160,7 @@ def _require_crop(classifier: Classifier, settings: TrainSettings) -> None:
     if takes_one_size(classifier.net) and config.input_size != (crop, crop):
         height, width = config.input_size
         raise UsageError(f"--crop {crop}: {config.model} takes images of {height}x{width} only", f"--crop {height}")
-    for step in side_steps(classifier.net):
+    for step in refused_steps(classifier.net):
         if crop % step:
             hint = f"--crop {nearest(crop, step)}"
             raise UsageError(f"--crop {crop}: {config.model} takes sides divisible by {step}", hint)

@@ -202,19 +202,21 @@ def feature_maps(classifier: Classifier, layer: str | None, found: Tensor, size:
 def _channels_last(classifier: Classifier, module: nn.Module) -> bool:
     # timm says so of whole networks, in which convolutions and batch norms still have channels first, and of patches.
     stated = getattr(module, "output_fmt", getattr(classifier.net, "output_fmt", "NCHW"))
-    return str(stated) == "NHWC" and not isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+    return stated == "NHWC" and not isinstance(module, nn.Conv2d | nn.BatchNorm2d)
 
 
 def _says_little(classifier: Classifier, layer: str | None, leaf: Tensor, logits: Tensor) -> str | None:
     """Why maps of this layer would say little of a transformer; None if they would not, or it is none."""
-    calls, count = trace(classifier.net, classifier.config.input_size)
+    net, size = classifier.net, classifier.config.input_size
+    calls, count = trace(net, size)
     path, _ = target_layer(classifier, layer)
     place = next((place for place, call in enumerate(calls) if call.path == path), len(calls))
-    blocks = [] if layer is not None or leaf.ndim == 3 else token_blocks(classifier.net, calls[place + 1 :])
-    if not blocks and not _only_other_tokens_count(classifier, leaf, logits):
+    blocks, done = token_blocks(net, calls), {call.path for call in calls[: place + 1]}
+    before = layer is None and bool(blocks) and done.isdisjoint(blocks)
+    if not before and not _only_other_tokens_count(classifier, leaf, logits):
         return None
-    best = find_layer(classifier.net, calls, find_head(calls, count), classifier.config.input_size).path
-    if blocks:
+    best = find_layer(net, calls, find_head(calls, count), size).path
+    if before:
         return f"{len(blocks)} blocks of tokens come between {path} and the logits; use --layer {best}"
     return f"the logits do not depend on the patches of {path}, but on its class token; use --layer {best}"
 
