@@ -14,6 +14,7 @@ from xseg.heatmaps import Query, methods
 
 SIDE = 224
 NETWORKS = ("vgg19", "resnet50")
+TRANSFORMER = "timm:vit_base_patch16_224"
 _CLOSE = 1e-3  # of a map's largest value: float32 against float64 through fifty layers
 
 
@@ -30,6 +31,10 @@ def explanation_cases() -> Iterator[Case]:
             yield zennit_case(network, 4)
         if importlib.util.find_spec("captum"):
             yield captum_case(network)
+    for classes in (1, 4):
+        yield _cost(TRANSFORMER, "attention-gradient-rollout", (), classes, forward_backward(TRANSFORMER), "f+b")
+    for method, classes in (("raw-attention", 1), ("rollout", 1), ("attention-grad-cam", 4)):
+        yield _cost(TRANSFORMER, method, (), classes, forward(TRANSFORMER), "f")
 
 
 def _cost(
@@ -139,9 +144,9 @@ def forward_backward(network: str) -> Callable[[], Tensor]:
 
 @cache
 def random_network(name: str, double: bool = False) -> Classifier:
-    """A torchvision network with random weights, frozen; in float64 if `double`."""
+    """A network of torchvision, or of timm after "timm:", with random weights, frozen; in float64 if `double`."""
     classes = [str(number) for number in range(1000)]
-    classifier = create(f"torchvision:{name}", classes, weights="none").eval()
+    classifier = create(name if ":" in name else f"torchvision:{name}", classes, weights="none").eval()
     if double:
         return classifier.double()
     for parameter in classifier.parameters():
