@@ -1,31 +1,36 @@
 """CAM-like methods on the tokens of a transformer, and on networks with channels last."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.heatmaps import oracle_attention as oracle
 from tests.heatmaps.nets import ask, normalised, picture
 from tests.heatmaps.test_rollout import PAIRS, state_of
-from tests.heatmaps.vits import vit
+from tests.heatmaps.vits import flags, vit
 from xseg.classifier import ClassifierConfig
 from xseg.classifier.model import build, create
 from xseg.errors import UsageError
 from xseg.heatmaps import explain_images, methods
 from xseg.heatmaps.registry import require_served
 
+ATTENTION = ["raw-attention", "rollout", "attention-grad-cam", "attention-gradient-rollout"]
 CAMS = ["grad-cam", "grad-cam++", "hires-cam", "layer-cam"]
-# The last tokens outside of a block whose patches the head reads.
+FEW = [(0, 1), (1, 0), (0, 3)]
+# The last tokens, outside of a block or of a norm, whose patches the head reads.
 LAYERS = {
-    "class token": "blocks.1",
-    "registers": "blocks.1",
-    "distilled": "blocks.1",
+    "class token": "blocks.2.norm1",
+    "registers": "blocks.2.norm1",
+    "distilled": "blocks.2.norm1",
     "mean": "blocks",
     "mean without class token": "norm",
     "attention pooling": "norm",
     "beit": "blocks.2",
     "eva": "blocks.2",
-    "eva with class token": "blocks.1",
-    "cait": "blocks",
+    "eva with class token": "blocks.2.norm1",
+    "cait": "blocks_token_only.1.norm1",
 }
 
 
@@ -109,10 +114,21 @@ def test_maps_are_those_of_the_patches_as_feature_maps(name, family):
             assert torch.isfinite(row).all()
 
 
+def test_before_a_norm_gradient_times_value_vanishes_and_therefore_the_default_comes_after_it():
+    classifier, query = vit(layer="blocks.2.norm1").double(), ask(normalised(2, 16, 20).double(), FEW)
+    sizes = {
+        layer: methods.create("hires-cam", ["relu=false"])(classifier, replace(query, layer=layer)).abs().max()
+        for layer in (None, "blocks.1")
+    }
+    assert sizes["blocks.1"] < 1e-3 * sizes[None]
+
+
 @pytest.mark.parametrize("name", CAMS)
 def test_patches_that_the_head_does_not_read_are_refused_with_those_that_it_does(name):
     for layer in ("blocks.2", "norm"):
-        with pytest.raises(UsageError, match=rf"do not depend on the patches of {layer}, .*; use --layer blocks.1$"):
+        with pytest.raises(
+            UsageError, match=rf"do not depend on the patches of {layer}, .*; use --layer blocks.2.norm1$"
+        ):
             require_served(methods.create(name), vit(), layer)
     for layer in ("blocks.1", "blocks.2.norm1", "blocks.0", "patch_embed"):
         require_served(methods.create(name), vit(), layer)
@@ -123,7 +139,7 @@ def test_patches_that_the_head_does_not_read_are_refused_with_those_that_it_does
 def test_a_stored_default_before_the_blocks_is_refused_with_a_better_one(name):
     for layer in ("patch_embed", "patch_embed.proj"):
         with pytest.raises(
-            UsageError, match=f"3 blocks of tokens come between {layer} and the logits; use --layer blocks.1$"
+            UsageError, match=f"3 blocks of tokens come between {layer} and the logits; use --layer blocks.2.norm1$"
         ):
             require_served(methods.create(name), vit(layer=layer))
     require_served(methods.create(name), vit(layer="patch_embed"), "patch_embed.proj")
@@ -184,3 +200,53 @@ def test_a_stored_classifier_is_built_for_any_size_again():
     again.net.load_state_dict(classifier.net.state_dict())
     images = normalised(1, 48, 80)
     torch.testing.assert_close(again.eval()(images), classifier.eval()(images))
+
+
+GRADIENTS = [*CAMS, "input-x-gradient", "integrated-gradients steps=2", "smooth-grad samples=2"]
+
+
+@pytest.mark.parametrize("name", GRADIENTS)
+def test_maps_of_a_transformer_can_be_differentiated_again(name):
+    name, *settings = name.split()
+    method, classifier = methods.create(name, settings), vit(layer="blocks.2.norm1").double()
+    images = normalised(2, 8, 12).double().requires_grad_()
+
+    def maps(*_):
+        return method(classifier, ask(images, FEW, create_graph=True))
+
+    torch.testing.assert_close(maps().detach(), method(classifier, ask(images.detach(), FEW)), atol=1e-10, rtol=1e-7)
+    given = (images, classifier.net.head.weight, classifier.net.blocks[0].attn.qkv.weight)
+    assert torch.autograd.gradcheck(maps, given, fast_mode=True)
+
+
+@pytest.mark.parametrize("name", [*GRADIENTS, *ATTENTION])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_mixed_precision_maps_of_a_transformer_are_close_to_the_plain_ones(name, dtype):
+    name, *settings = name.split()
+    method, classifier, query = (
+        methods.create(name, settings),
+        vit(layer="blocks.2.norm1"),
+        ask(normalised(2, 16, 20), FEW),
+    )
+    plain = method(classifier, query)
+    with torch.autocast("cpu", dtype):
+        found = method(classifier, query)
+    assert found.dtype == torch.float32
+    for one, other in zip(found, plain, strict=True):
+        if other.any():
+            assert torch.corrcoef(torch.stack([one.flatten(), other.flatten()]))[0, 1] > 0.98
+
+
+@pytest.mark.parametrize("name", [*GRADIENTS, "cam", "score-cam", *ATTENTION])
+@pytest.mark.parametrize("training", [True, False])
+def test_a_transformer_is_left_as_it_was(name, training):
+    name, *settings = name.split()
+    method, classifier = methods.create(name, settings), vit("mean without class token", layer="norm").train(training)
+    before, switches = copy.deepcopy(classifier.state_dict()), flags(classifier)
+    require_served(method, classifier)
+    method(classifier, ask(normalised(2, 16, 20), FEW))
+    assert flags(classifier) == switches
+    assert all(module.training is training for module in classifier.modules())
+    assert all(torch.equal(value, before[key]) for key, value in classifier.state_dict().items())
+    assert all(parameter.requires_grad and parameter.grad is None for parameter in classifier.parameters())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in classifier.modules())

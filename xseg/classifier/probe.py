@@ -98,8 +98,9 @@ def find_layer(net: nn.Module, calls: list[Call], head: int, input_size: tuple[i
 
     Adaptive pools are passed over (their grid does not follow the image), identities and dropout too; of a nested
     chain with one output the outermost module is taken. Where blocks of tokens (1,T,K) come later, it is the last
-    output of tokens outside of a block whose patches the head reads: one before the last block where it reads a class
-    token alone.
+    output of tokens whose patches the head reads, outside of a block or of a norm: the norm with which the last block
+    begins where the head reads a class token alone. The sum before that norm would not do: norms take its scale away,
+    so that there gradient times value vanishes.
 
     Args:
         net: the network.
@@ -113,13 +114,14 @@ def find_layer(net: nn.Module, calls: list[Call], head: int, input_size: tuple[i
     blocks = token_blocks(net, calls[:head])
     # What pools the tokens or reads them by attention has tokens inside too, but no longer at their places.
     poolings = [call.path for call in calls[:head] if call.shape and not (call.spatial or call.of_tokens)]
-    found = [
-        call
-        for call in calls[:head]
-        if (call.spatial or (call.of_tokens and not _within(call.path, poolings)))
-        and not is_transparent(call.module)
-        and not _within(call.path, blocks)
-    ]
+    inside = [*blocks, *poolings]
+
+    def counts(call: Call) -> bool:
+        if call.of_tokens:
+            return "Norm" in type(call.module).__name__ or not _within(call.path, inside)
+        return call.spatial and not _within(call.path, blocks)
+
+    found = [call for call in calls[:head] if counts(call) and not is_transparent(call.module)]
     last = max((place for place, call in enumerate(found) if call.spatial), default=-1)
     tokens = found[last + 1 :]
     if any(call.path in blocks for call in tokens) and (read := _read(net, tokens, calls[head].shape[-1], input_size)):
