@@ -120,6 +120,8 @@ def test_the_table_of_properties_has_each_method_and_quotes_the_papers():
 def test_the_table_of_properties_says_what_a_run_shows(monkeypatch, row):
     gradients, attribution, domain = (cell == "yes" for cell in table_1()[row][:3])
     name, *settings = row.split()
+    method = methods.create(name, [*CHEAP.get(name, []), *settings])
+    classifier = network_for(method)  # what is asked of a network only once is asked here
     callers, original = [], torch.autograd.grad
 
     def spy(*args, **kwargs):
@@ -127,9 +129,7 @@ def test_the_table_of_properties_says_what_a_run_shows(monkeypatch, row):
         return original(*args, **kwargs)
 
     monkeypatch.setattr(torch.autograd, "grad", spy)
-    images, method = normalised(2), methods.create(name, [*CHEAP.get(name, []), *settings])
-    classifier = network_for(method)
-    callers.clear()  # what it asks to know whether the network is served is not part of the method
+    images = normalised(2)
     maps = method(classifier, ask(images, [(0, 1), (1, 2)]))
     # the engine asks for products with the Jacobian of single steps, by way of torch's own modules
     assert gradients == any(caller.startswith("xseg.") for caller in callers)
@@ -162,6 +162,7 @@ def test_the_figure_is_small_and_its_recipe_draws_every_method_that_serves_its_n
     with Image.open(FIGURE) as picture:
         assert min(picture.size) >= 800
     drawn = re.search(r"for method in \\\n(.*?)\ndo\n", RECIPE, re.DOTALL)[1].replace("\\", "").split()
+    # the demonstration's classifier is a convolutional network
     assert sorted(drawn) == [name for name in NAMES if methods.create(name).serves(pooled()) is None]
 
 

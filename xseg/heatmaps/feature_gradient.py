@@ -62,7 +62,7 @@ class GradCam(_FeatureGradient):
 
     relu: bool = True
 
-    summary: ClassVar[str] = "feature maps weighted by the mean gradient of the logit; convolutional networks and transformers"
+    summary: ClassVar[str] = "feature maps weighted by the mean gradient of the logit; any network with feature maps"
     source: ClassVar[str] = "Selvaraju et al. 2017, arXiv:1610.02391"
 
     def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:
