@@ -75,7 +75,7 @@ def test_a_place_of_cam_is_the_head_on_its_patch():
 
 @pytest.mark.parametrize("family", ["class token", "mean", "attention pooling", "distilled"])
 def test_cam_refuses_other_heads_of_transformers(family):
-    with pytest.raises(UsageError, match=r"but the logits say there is more; use grad-cam, attention-gradient-rollout"):
+    with pytest.raises(UsageError, match=r"but the logits say there is more; use attention-gradient-rollout, grad-cam"):
         require_served(methods.create("cam"), made(family))
 
 
@@ -178,7 +178,7 @@ def test_a_layer_without_places_is_refused():
 
 def test_other_methods_advise_what_serves_transformers():
     advice = methods.create("agf").serves(made("class token"))
-    assert "use grad-cam, attention-gradient-rollout, integrated-gradients or input-x-gradient" in advice
+    assert "use attention-gradient-rollout, grad-cam, integrated-gradients or input-x-gradient" in advice
 
 
 @pytest.mark.parametrize("name", ["grad-cam", "attention-gradient-rollout", "rollout", "input-x-gradient"])
