@@ -176,11 +176,6 @@ def test_a_layer_without_places_is_refused():
     assert "needed (N,C,h,w), or tokens (N,T,C) on a grid" in methods.create("cam").serves(vit(), "fc_norm")
 
 
-def test_other_methods_advise_what_serves_transformers():
-    advice = methods.create("agf").serves(made("class token"))
-    assert "use attention-gradient-rollout, grad-cam, integrated-gradients or input-x-gradient" in advice
-
-
 @pytest.mark.parametrize("name", ["grad-cam", "attention-gradient-rollout", "rollout", "input-x-gradient"])
 def test_images_of_any_size_and_several_scales(name):
     classifier, seen = made("class token"), []
