@@ -45,6 +45,8 @@ VARIANTS = [
     "rap pointwise=full",
     "rap start=one",
     "rise masks=8 score=logit",
+    "rollout start_layer=0 discard_ratio=0.5",
+    "rollout variant=vit-explain heads=max",
     "score-cam variant=pytorch-grad-cam",
     "smooth-grad variant=agf samples=2",
     "smooth-grad squared=true samples=2",

@@ -175,14 +175,20 @@ def test_bad_inputs(made, softmax):
         score(made, made.cls, dataset=bare)
 
 
-def test_a_vision_transformer_gets_its_own_size(made, tmp_path):
-    model = ModelOptions("timm:test_vit3", "none")
-    train(made.dataset, model, None, None, runtime(tmp_path / "vit.h5"))
+def test_a_network_of_one_size_gets_that(made, tmp_path):
+    train(made.dataset, ModelOptions("timm:pit_ti_224", "none"), None, None, runtime(tmp_path / "pit.h5"))
     few = made.dataset.limited(4)
-    found, _, _ = score(made, str(tmp_path / "vit.h5"), dataset=few)
-    assert found["size"] == [160, 160]
-    with pytest.raises(UsageError, match="takes images of 160x160 only"):
-        score(made, str(tmp_path / "vit.h5"), dataset=few, size=224)
+    found, _, _ = score(made, str(tmp_path / "pit.h5"), dataset=few)
+    assert found["size"] == [224, 224]
+    with pytest.raises(UsageError, match="takes images of 224x224 only"):
+        score(made, str(tmp_path / "pit.h5"), dataset=few, size=160)
+
+
+def test_a_vision_transformer_gets_whole_patches(made, tmp_path):
+    train(made.dataset, ModelOptions("timm:test_vit3", "none"), None, None, runtime(tmp_path / "vit.h5"))
+    for size, seen in ((None, 160), (100, 100)):
+        found, _, _ = score(made, str(tmp_path / "vit.h5"), dataset=made.dataset.limited(4), size=size)
+        assert found["size"] == seen
 
 
 def test_a_signal_ends_it_and_nothing_is_written(made, tmp_path):

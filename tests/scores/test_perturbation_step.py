@@ -293,3 +293,11 @@ def test_a_signal_ends_it_and_nothing_is_written(made, tmp_path):
     with pytest.raises(Stopped):
         score(made, made.cam, told=told)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_frame_that_a_transformer_cannot_take_is_refused_with_one_that_it_can(made, tmp_path):
+    path = tmp_path / "vit.h5"
+    train(made.dataset, ModelOptions("timm:test_vit2", "none"), None, None, runtime(path))
+    with pytest.raises(UsageError, match="--frame 40x50: this model takes sides divisible by 16 and 16") as told:
+        score(made, made.cam, classifier=str(path), frame=(40, 50))
+    assert told.value.hint == "--frame 48x48"

@@ -59,7 +59,7 @@ def test_the_blocks_of_a_transformer_are_stages():
     depth = len(stages) - 2
     assert depth > 1
     assert [stage.name for stage in stages] == [
-        "head", *(f"blocks.{k}" for k in range(depth - 1, -1, -1)), "patch_embed"
+        "head", *(f"blocks.{k}" for k in range(depth - 1, -1, -1)), "patch_embed.proj"
     ]  # fmt: skip
     assert set(stages[0].modules) == {"norm", "head"}
     assert set(stages[-1].modules) == {"", "patch_embed.proj"}  # the network's own: position embedding, class token

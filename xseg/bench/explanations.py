@@ -20,6 +20,10 @@ _CLOSE = 1e-3  # of a map's largest value: float32 against float64 through fifty
 
 def explanation_cases() -> Iterator[Case]:
     """Costs against the network's own passes, then ratios to zennit and captum where they are installed."""
+    for classes in (1, 4):
+        yield _cost(TRANSFORMER, "attention-gradient-rollout", (), classes, forward_backward(TRANSFORMER), "f+b")
+    for method, classes in (("raw-attention", 1), ("rollout", 1), ("attention-grad-cam", 4)):
+        yield _cost(TRANSFORMER, method, (), classes, forward(TRANSFORMER), "f")
     for network in NETWORKS:
         yield _cost(network, "lrp", ("composite=z-plus",), 1, forward_backward(network), "f+b")
         yield _cost(network, "lrp", ("composite=epsilon-plus",), 4, forward_backward(network), "f+b")

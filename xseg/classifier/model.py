@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xseg.classifier.capture import module_at
 from xseg.classifier.config import Activation, ClassifierConfig, Scalar
 from xseg.classifier.probe import find_head, find_layer, trace
+from xseg.classifier.sides import nearest, refused_steps
 from xseg.classifier.sources import Source, construct, hub_state, imagenet_names, parse_source, preprocessing
 from xseg.classifier.weights import load_into, read_weights
 from xseg.errors import BadInput, UsageError
@@ -180,14 +181,19 @@ def _construct(source: Source, config: ClassifierConfig, *, trusted: bool, seed:
 
 
 def _probed(config: ClassifierConfig, net: nn.Module, layer: str | None) -> ClassifierConfig:
+    for side, step in zip(config.input_size, refused_steps(net), strict=True):
+        if side % step:
+            raise UsageError(
+                f"--model {config.model}: takes sides divisible by {step}, not {side}", f"use {nearest(side, step)}"
+            )
     calls, logits = trace(net, config.input_size)
     if logits != len(config.classes):
         raise UsageError(f"--model {config.model}: {logits} logits for {len(config.classes)} classes")
     head = find_head(calls, logits)
-    last = find_layer(calls, head) if layer is None else None
+    last = find_layer(net, calls, head, config.input_size) if layer is None else None
     if last is None:
         module_at(net, str(layer))
-    elif config.output_stride and round(config.input_size[0] / last.shape[2]) != config.output_stride:
+    elif config.output_stride and last.spatial and round(config.input_size[0] / last.shape[2]) != config.output_stride:
         stride = round(config.input_size[0] / last.shape[2])
         raise UsageError(f"--output-stride {config.output_stride}: {config.model} has stride {stride}", "leave it out")
     return replace(config, layer=last.path if last else str(layer), head=calls[head].path)

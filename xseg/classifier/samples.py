@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xseg.classifier.sides import nearest
 from xseg.datasets import Dataset
 from xseg.datasets.transforms import Augmentation, augment, resize
 from xseg.errors import BadInput, InputMissing
@@ -88,6 +89,7 @@ def whole_images(
     workers: int,
     chosen: Sequence[int] | None = None,
     fixed: tuple[int, int] | None = None,
+    steps: tuple[int, int] = (1, 1),
     failed: Callable[[int, BadInput | InputMissing], None] | None = None,
 ) -> Generator[tuple[list[int], Tensor], None, None]:
     """All images once, in batches of equal size, so that nothing has to be padded.
@@ -99,6 +101,7 @@ def whole_images(
         workers: threads that decode; 0 for none.
         chosen: indices of the images wanted; None: all.
         fixed: height and width of every image instead; the aspect ratio is then given up.
+        steps: what height and width are made multiples of.
         failed: told the index of an image that cannot be read, and why; None: the error is raised.
 
     Yields:
@@ -116,7 +119,7 @@ def whole_images(
             if failed is None:
                 raise
             return index, error
-        return index, _channels_first(resize(image, _view(image, long_side, fixed)))
+        return index, _channels_first(resize(image, _view(image, long_side, fixed, steps)))
 
     wanted = range(len(dataset.items)) if chosen is None else chosen
     count = len(wanted)
@@ -135,13 +138,15 @@ def whole_images(
         yield _joined(group)
 
 
-def _view(image: np.ndarray, long_side: int | None, fixed: tuple[int, int] | None) -> tuple[int, int]:
+def _view(
+    image: np.ndarray, long_side: int | None, fixed: tuple[int, int] | None, steps: tuple[int, int]
+) -> tuple[int, int]:
     """Height and width that an image (H,W,3) is looked at in."""
     height, width = image.shape[:2]
     if fixed is not None:
         return fixed
     factor = 1 if long_side is None else long_side / max(height, width)
-    return max(1, round(height * factor)), max(1, round(width * factor))
+    return nearest(round(height * factor), steps[0]), nearest(round(width * factor), steps[1])
 
 
 def _joined(group: list[tuple[int, Tensor]]) -> tuple[list[int], Tensor]:

@@ -101,8 +101,15 @@ def _from_timm(source: Source, classes: int, output_stride: int | None, options:
             f"--model {source}: timm has no such model", f"did you mean {', '.join(near)}?" if near else ""
         )
     stride: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
+    arguments = {"pretrained": False, "num_classes": classes, **stride, **options}
     try:
-        return timm.create_model(source.name, pretrained=False, num_classes=classes, **stride, **options)
+        try:
+            # A transformer then takes images of any size and interpolates its position embeddings; its keys stay.
+            return timm.create_model(source.name, **arguments, dynamic_img_size=True)
+        except TypeError as error:
+            if "dynamic_img_size" not in str(error):
+                raise
+        return timm.create_model(source.name, **arguments)
     except (AssertionError, TypeError, ValueError, NotImplementedError) as error:
         raise _refusal(source, output_stride, options, error) from error
 

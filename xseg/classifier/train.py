@@ -14,6 +14,7 @@ from xseg.classifier.losses import Loss, label_loss, loss_weight
 from xseg.classifier.model import Classifier
 from xseg.classifier.samples import TrainingBatches, label_matrix
 from xseg.classifier.settings import TrainSettings
+from xseg.classifier.sides import nearest, refused_steps, takes_one_size
 from xseg.classifier.validation import Validation, require_classes, validate
 from xseg.datasets import Dataset
 from xseg.datasets.transforms import zero_padding
@@ -116,6 +117,7 @@ def train_classifier(
     if checkpoint is not None:
         group.first_does(checkpoint.claim)
     loss = _loss_for(classifier, settings)
+    _require_crop(classifier, settings)
     labels = _checked_labels(dataset, classifier, loss)
     weights = balanced_weights(labels, settings.balance) if settings.balance else None
     order = SampleOrder(len(labels), settings.seed, weights, group.part_of(settings.batch_size))
@@ -151,6 +153,17 @@ def train_classifier(
             long_side=settings.validation_size or None, should_stop=should_stop, group=group,
         )  # fmt: skip
     return TrainResult(history, measured, steps, time.monotonic() - started)
+
+
+def _require_crop(classifier: Classifier, settings: TrainSettings) -> None:
+    config, crop = classifier.config, settings.crop
+    if takes_one_size(classifier.net) and config.input_size != (crop, crop):
+        height, width = config.input_size
+        raise UsageError(f"--crop {crop}: {config.model} takes images of {height}x{width} only", f"--crop {height}")
+    for step in refused_steps(classifier.net):
+        if crop % step:
+            hint = f"--crop {nearest(crop, step)}"
+            raise UsageError(f"--crop {crop}: {config.model} takes sides divisible by {step}", hint)
 
 
 def _loss_for(classifier: Classifier, settings: TrainSettings) -> Loss:

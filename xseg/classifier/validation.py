@@ -11,6 +11,7 @@ from torch import Tensor
 from xseg.classifier.metrics import average_precision, mean_average_precision
 from xseg.classifier.model import Classifier
 from xseg.classifier.samples import label_matrix, whole_images
+from xseg.classifier.sides import side_steps, takes_one_size
 from xseg.datasets import Dataset
 from xseg.device import halving
 from xseg.errors import BadInput, InputMissing, Stopped
@@ -97,7 +98,7 @@ def logits_of(
         batch_size: images at once.
         workers: threads that decode.
         chosen: indices of the images wanted.
-        fixed: height and width.
+        fixed: height and width; None: that of a network that takes no other, else none.
         failed: told of images that cannot be read.
 
     Yields:
@@ -112,8 +113,17 @@ def logits_of(
         logits = classifier(classifier.normalise(torch.stack(list(images)).to(device)))
         return list(logits.float().cpu().numpy())
 
+    if fixed is None and takes_one_size(classifier.net):
+        fixed = classifier.config.input_size
     batches = whole_images(
-        dataset, long_side, batch_size=batch_size, workers=workers, chosen=chosen, fixed=fixed, failed=failed
+        dataset,
+        long_side,
+        batch_size=batch_size,
+        workers=workers,
+        chosen=chosen,
+        fixed=fixed,
+        steps=side_steps(classifier.net),
+        failed=failed,
     )
     with closing(batches):
         for indices, images in batches:

@@ -1,6 +1,7 @@
 """Explanation heatmaps: where in an image a classifier sees each class."""
 
 from xseg.heatmaps import (  # noqa: F401 - importing registers the methods
+    attention_gradient,
     class_activation,
     feature_gradient,
     full_gradient,
@@ -11,6 +12,7 @@ from xseg.heatmaps import (  # noqa: F401 - importing registers the methods
     perturbation,
     reference,
     relevance,
+    rollout,
     score_cam,
 )
 from xseg.heatmaps.inference import HeatmapSet, explain_images

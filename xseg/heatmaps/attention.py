@@ -6,7 +6,7 @@ has to be turned back.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -68,34 +68,46 @@ def is_attention(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], r
 
 
 class _Watcher(TorchFunctionMode):
-    def __init__(self, graph: bool) -> None:
+    def __init__(self, graph: bool, first: int, keep: Callable[[Tensor], Tensor]) -> None:
         super().__init__()
         self.matrices: list[Tensor] = []
-        self._graph = graph
+        self._graph, self._skip, self._keep = graph, first, keep
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         kwargs = kwargs or {}
-        if func is FUSED:
+        if func is FUSED and not self._skip:
             with self:
                 return in_steps(*args, **kwargs)
         result = func(*args, **kwargs)
-        if is_attention(func, args, kwargs, result):
+        if func is FUSED or is_attention(func, args, kwargs, result):
+            if self._skip:
+                self._skip -= 1
+                return result
             if self._graph and not result.requires_grad:
                 result = result.detach().requires_grad_()  # the graph starts at the first matrix
-            self.matrices.append(result)
+            self.matrices.append(self._keep(result))
         return result
 
 
+def as_it_is(matrix: Tensor) -> Tensor:
+    """The matrix itself."""
+    return matrix
+
+
 @contextmanager
-def watching(graph: bool = False) -> Iterator[list[Tensor]]:
-    """Collect the attention matrices (N,H,Q,T) of forward passes run inside the block, in the order of execution.
+def watching(
+    graph: bool = False, first: int = 0, keep: Callable[[Tensor], Tensor] = as_it_is
+) -> Iterator[list[Tensor]]:
+    """Collect the attention matrices (N,H,Q,T) of a forward pass run inside the block, in the order of execution.
 
     Args:
         graph: the logits stay functions of the matrices, for `torch.autograd.grad(logits, matrices)`; of frozen
             parameters and images that require no gradient nothing below the first matrix is kept.
+        first: number of matrices to pass over, from the start; fused ones among them stay fused.
+        keep: what to collect of a matrix.
 
     Yields:
         The list that fills. Rows sum to 1 but for what the network does after its softmax.
     """
-    with torch.set_grad_enabled(graph), _Watcher(graph) as watcher:
+    with torch.set_grad_enabled(graph), _Watcher(graph, first, keep) as watcher:
         yield watcher.matrices

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from xseg.classifier.capture import capture
 from xseg.classifier.model import Classifier
 from xseg.errors import UsageError
-from xseg.heatmaps.layers import evaluating, not_a_map, probe_images, single, target_layer
+from xseg.heatmaps.batches import sides_of
+from xseg.heatmaps.layers import evaluating, maps_or_reason, probe_images, single, target_layer
 from xseg.heatmaps.registry import Method, Query, instead, methods
 
 # Largest difference between rebuilt and real logits, as a fraction of the sum of their terms' absolute values.
@@ -19,15 +20,18 @@ _AGREEMENT_FLOAT32 = 1e-3
 
 def _run(
     classifier: Classifier, images: Tensor, layer: str | None, create_graph: bool = False
-) -> tuple[Tensor, Tensor]:
-    """Output of the target layer, and logits (N,C), of one forward pass; without gradients unless `create_graph`."""
+) -> tuple[Tensor | str, Tensor]:
+    """Feature maps (N,F,h,w) of the target layer or why it has none, and logits (N,C), of one forward pass.
+
+    Without gradients unless `create_graph`.
+    """
     path, module = target_layer(classifier, layer)
     gradients = torch.enable_grad() if create_graph else torch.no_grad()
     with evaluating(classifier, create_graph), gradients, capture(classifier, [path], create_graph) as features:
         logits = classifier(images)
     if path not in features:
         raise UsageError(f"--layer {path}: this {type(module).__name__} is never run", "choose another layer")
-    return features[path], logits
+    return maps_or_reason(classifier, layer, features[path], sides_of(images)), logits
 
 
 def _head_weight(classifier: Classifier) -> tuple[Tensor, Tensor | None] | str:
@@ -44,14 +48,13 @@ def _head_weight(classifier: Classifier) -> tuple[Tensor, Tensor | None] | str:
     return f"cam needs a linear layer or a 1x1 convolution as head, found {found}; {instead(classifier)}"
 
 
-def _disagreement(classifier: Classifier, layer: str | None, features: Tensor, logits: Tensor) -> str | None:
+def _disagreement(classifier: Classifier, layer: str | None, features: Tensor | str, logits: Tensor) -> str | None:
     """Why `logits` (N,C) are not the head applied to the spatial mean of `features` (N,F,h,w), or None if they are."""
     head = _head_weight(classifier)
     if isinstance(head, str):
         return head
-    problem = not_a_map(classifier, layer, features)
-    if problem:
-        return f"cam: {problem}"
+    if isinstance(features, str):
+        return f"cam: {features}"
     weight, bias = head
     path, module = target_layer(classifier, layer)
     where = f"{path} ({type(module).__name__}) and the head {classifier.config.head}"
@@ -117,10 +120,10 @@ class ClassActivation(Method):
             UsageError: the logits are not the head applied to the mean of the features.
         """
         features, logits = _run(classifier, query.images, query.layer, query.create_graph)
-        with torch.set_grad_enabled(query.create_graph), torch.autocast(features.device.type, enabled=False):
+        with torch.set_grad_enabled(query.create_graph), torch.autocast(logits.device.type, enabled=False):
             problem = _disagreement(classifier, query.layer, features, logits)
             head = _head_weight(classifier)
-            if problem or isinstance(head, str):
+            if problem or isinstance(head, str) or isinstance(features, str):
                 raise UsageError(f"--method: {problem}")
             classes, column = query.target.unique(return_inverse=True)
             maps = torch.einsum("kf,nfhw->nkhw", head[0][classes], single(features))[query.image, column]

@@ -19,7 +19,7 @@ _TOGETHER = 32
 
 
 class _FeatureGradient(LayerMaps):
-    """What the CAM family shares: gradients of raw logits with respect to one (N,C,h,w) layer."""
+    """What the CAM family shares: gradients of raw logits with respect to one layer's feature maps."""
 
     relu: bool
     signed: ClassVar[bool] = False
@@ -36,11 +36,15 @@ class _FeatureGradient(LayerMaps):
         """Maps (P,h,w) at the resolution of the target layer; all classes share one forward pass.
 
         Raises:
-            UsageError: the layer's output is not (N,C,h,w), or the logits do not depend on it.
+            UsageError: the layer's output is no feature map, or the logits do not depend on it.
         """
+
+        def weigh(gradient: Tensor, features: Tensor) -> Tensor:
+            return self._weigh(self.maps(classifier, query, gradient), self.maps(classifier, query, features))
+
         with evaluating(classifier, query.create_graph):
             leaf, logits = self.features(classifier, query)
-            maps = answer_by_gradient(query, leaf, logits, self._weigh, _TOGETHER)
+            maps = answer_by_gradient(query, leaf, logits, weigh, _TOGETHER)
         return maps.relu() if self.relu else maps
 
     def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:
@@ -58,7 +62,7 @@ class GradCam(_FeatureGradient):
 
     relu: bool = True
 
-    summary: ClassVar[str] = "feature maps weighted by the mean gradient of the logit; any convolutional network"
+    summary: ClassVar[str] = "feature maps weighted by the mean gradient of the logit; any network with feature maps"
     source: ClassVar[str] = "Selvaraju et al. 2017, arXiv:1610.02391"
 
     def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from xseg.device import autocast, halving
 from xseg.heatmaps.batches import device_of, equal_sized, sides_of, stack
 from xseg.heatmaps.layers import evaluating
 from xseg.heatmaps.registry import Method, Query
-from xseg.heatmaps.views import MapSize, Views, fixed_size, resize_images, resize_maps, smallest_side
+from xseg.heatmaps.views import MapSize, Views, resize_images, resize_maps, views_for
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def explain_images(
     device = device_of(classifier)
     views = Views(tuple(scales), flip, size, map_size)
     if method.needs_model:
-        views = replace(views, fixed=fixed_size(classifier), smallest=smallest_side(classifier))
+        views = views_for(classifier, views)
     maps_of: dict[int, Tensor] = {}
 
     def explain(chosen: Sequence[int]) -> list[Tensor]:

@@ -1,18 +1,20 @@
 """Running a classifier from one layer on, and asking for many gradients of one forward pass."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from xseg.classifier.capture import capture, module_at
 from xseg.classifier.model import Classifier
-from xseg.classifier.probe import token_blocks, trace
+from xseg.classifier.probe import find_head, find_layer, in_evaluation, noise_image, token_blocks, trace
 from xseg.errors import UsageError
+from xseg.heatmaps.batches import sides_of
+from xseg.heatmaps.grids import arrangement
 from xseg.heatmaps.registry import Method, Query
-from xseg.seeding import generator
 
 # Gradients of float16 logits are scaled by this power of two on their way down, or they vanish below 6e-8.
 HALF_GRADIENT_SCALE = 1024.0
@@ -22,18 +24,17 @@ HALF_GRADIENT_SCALE = 1024.0
 def evaluating(classifier: Classifier, create_graph: bool = False) -> Iterator[None]:
     """Evaluation mode inside the block, with frozen parameters unless gradients are to reach them (`create_graph`).
 
-    Every module and parameter is put back after it.
+    Every module and parameter is put back after it. With `create_graph` fused attention is computed by what can be
+    differentiated twice.
     """
-    modes = [(module, module.training) for module in classifier.modules()]
     wanted = [(parameter, parameter.requires_grad) for parameter in classifier.parameters()]
+    twice = sdpa_kernel(SDPBackend.MATH) if create_graph else nullcontext()
     try:
-        classifier.eval()
         for parameter, _ in () if create_graph else wanted:
             parameter.requires_grad_(False)
-        yield
+        with in_evaluation(classifier), twice:
+            yield
     finally:
-        for module, mode in modes:
-            module.training = mode
         for parameter, grad in wanted:
             parameter.requires_grad_(grad)
 
@@ -98,17 +99,33 @@ def answer_by_gradient(
     Returns:
         (P,h,w) float32, or float64 where `leaf` is.
     """
+
+    def reduce_one(gradients: list[Tensor], values: list[Tensor]) -> Tensor:
+        return reduce(gradients[0], values[0])
+
+    return answer_by_gradients(query, [leaf], logits, reduce_one, together)
+
+
+def answer_by_gradients(
+    query: Query,
+    leaves: Sequence[Tensor],
+    logits: Tensor,
+    reduce: Callable[[list[Tensor], list[Tensor]], Tensor],
+    together: int = 1,
+) -> Tensor:
+    """`answer_by_gradient` with respect to several `leaves` at once; `reduce` gets gradients and values of each."""
     rounds = query.rounds()
     seeds, scale = gradient_seeds(query, rounds, logits)
-    values = leaf if query.create_graph else leaf.detach()
+    values = [leaf if query.create_graph else leaf.detach() for leaf in leaves]
     maps: list[Tensor] = []
     for start in range(0, len(rounds), together):
         more = query.create_graph or start + together < len(rounds)
-        gradients = _gradients(logits, leaf, seeds[start : start + together], more, query.create_graph)
-        for gradient, chosen in zip(gradients, rounds[start : start + together], strict=True):
+        gradients = _gradients(logits, leaves, seeds[start : start + together], more, query.create_graph)
+        for number, chosen in enumerate(rounds[start : start + together]):
             image = query.image[chosen]
-            with torch.autocast(leaf.device.type, enabled=False):
-                maps.append(reduce(single(gradient[image]) / scale, single(values[image])))
+            with torch.autocast(logits.device.type, enabled=False):
+                slopes = [single(gradient[number][image]) / scale for gradient in gradients]
+                maps.append(reduce(slopes, [single(value[image]) for value in values]))
     return in_order(maps, rounds)
 
 
@@ -126,12 +143,14 @@ def in_order(answers: Sequence[Tensor], rounds: Sequence[Tensor]) -> Tensor:
     return torch.cat(list(answers))[torch.cat(list(rounds)).argsort()]
 
 
-def _gradients(logits: Tensor, leaf: Tensor, seeds: Tensor, retain_graph: bool, create_graph: bool) -> Tensor:
-    """(R,N,...) for seeds (R,N,C)."""
+def _gradients(
+    logits: Tensor, leaves: Sequence[Tensor], seeds: Tensor, retain_graph: bool, create_graph: bool
+) -> list[Tensor]:
+    """(R,N,...) of each leaf for seeds (R,N,C)."""
     options = {"retain_graph": retain_graph, "create_graph": create_graph}
     if len(seeds) == 1:
-        return torch.autograd.grad(logits, leaf, seeds[0], **options)[0][None]
-    return torch.autograd.grad(logits, leaf, seeds, is_grads_batched=True, **options)[0]
+        return [gradient[None] for gradient in torch.autograd.grad(logits, leaves, seeds[0], **options)]
+    return list(torch.autograd.grad(logits, leaves, seeds, is_grads_batched=True, **options))
 
 
 def single(values: Tensor) -> Tensor:
@@ -141,56 +160,101 @@ def single(values: Tensor) -> Tensor:
 
 def probe_images(classifier: Classifier) -> Tensor:
     """One normalised image (1,3,H,W) of noise, always the same, in the classifier's input size, type and device."""
-    # Noise, so that no accidental symmetry makes a network look as if it pooled and projected.
-    height, width = classifier.config.input_size
-    noise = generator(0, "probe").standard_normal((1, 3, height, width), dtype="float32")
-    return torch.from_numpy(noise).to(next(classifier.parameters()))
+    return noise_image(classifier.net, classifier.config.input_size)
 
 
-def not_a_map(classifier: Classifier, layer: str | None, found: Tensor) -> str | None:
-    """Why `found`, the output of the target layer, is no stack of feature maps (N,C,h,w); None if it is."""
+def maps_or_reason(classifier: Classifier, layer: str | None, found: Tensor, size: tuple[int, int]) -> Tensor | str:
+    """The output of the target layer, or something of its shape, as feature maps: a view; or why it is none.
+
+    Args:
+        classifier: the classifier.
+        layer: as in `Query`.
+        found: (N,C,h,w), (N,h,w,C) of a network with channels last, or tokens (N,T,C).
+        size: (height, width) of the images in pixels, where tokens have their places.
+
+    Returns:
+        (N,C,h,w), class tokens and the like left out; a reason where it has another shape.
+    """
     path, module = target_layer(classifier, layer)
-    where = f"the output of {path} ({type(module).__name__})"
-    if getattr(classifier.net, "output_fmt", "NCHW") != "NCHW":
-        return f"{where} has its channels last, needed (N,C,h,w); use input-x-gradient"
-    if found.ndim != 4:
-        return f"{where} has shape {tuple(found.shape)}, needed (N,C,h,w); use input-x-gradient"
-    return None
+    if found.ndim == 4:
+        return found.movedim(-1, 1) if _channels_last(classifier, module) else found
+    if found.ndim == 3 and (place := arrangement(classifier, size, found.shape[1])):
+        prefix, grid = place
+        return found[:, prefix:].mT.unflatten(2, grid)
+    return (
+        f"the output of {path} ({type(module).__name__}) has shape {tuple(found.shape)}, "
+        "needed (N,C,h,w), or tokens (N,T,C) on a grid over the image; use input-x-gradient"
+    )
 
 
-def _before_tokens(classifier: Classifier) -> str | None:
-    """Why the classifier's own layer says little: a transformer's blocks of tokens follow it; None if none do."""
-    calls, _ = trace(classifier.net, classifier.config.input_size)
-    path = classifier.config.layer
+def feature_maps(classifier: Classifier, layer: str | None, found: Tensor, size: tuple[int, int]) -> Tensor:
+    """As `maps_or_reason`.
+
+    Raises:
+        UsageError: with the reason.
+    """
+    maps = maps_or_reason(classifier, layer, found, size)
+    if isinstance(maps, str):
+        raise UsageError(f"--method: {maps}")
+    return maps
+
+
+def _channels_last(classifier: Classifier, module: nn.Module) -> bool:
+    # timm says so of whole networks, in which convolutions and batch norms still have channels first, and of patches.
+    stated = getattr(module, "output_fmt", getattr(classifier.net, "output_fmt", "NCHW"))
+    return stated == "NHWC" and not isinstance(module, nn.Conv2d | nn.BatchNorm2d)
+
+
+def _says_little(classifier: Classifier, layer: str | None, leaf: Tensor, logits: Tensor) -> str | None:
+    """Why maps of this layer would say little of a transformer; None if they would not, or it is none."""
+    net, size = classifier.net, classifier.config.input_size
+    calls, count = trace(net, size)
+    path, _ = target_layer(classifier, layer)
     place = next((place for place, call in enumerate(calls) if call.path == path), len(calls))
-    if blocks := token_blocks(classifier.net, calls[place + 1 :]):
-        return (
-            f"{len(blocks)} blocks of tokens come between {path}, the last feature map, and the logits;"
-            " use input-x-gradient, or --layer to look at it all the same"
-        )
-    return None
+    blocks, done = token_blocks(net, calls), {call.path for call in calls[: place + 1]}
+    before = layer is None and bool(blocks) and done.isdisjoint(blocks)
+    if not before and not _only_other_tokens_count(classifier, leaf, logits):
+        return None
+    best = find_layer(net, calls, find_head(calls, count), size).path
+    if before:
+        return f"{len(blocks)} blocks of tokens come between {path} and the logits; use --layer {best}"
+    return f"the logits do not depend on the patches of {path}, but on its class token; use --layer {best}"
+
+
+def _only_other_tokens_count(classifier: Classifier, leaf: Tensor, logits: Tensor) -> bool:
+    place = arrangement(classifier, classifier.config.input_size, leaf.shape[1]) if leaf.ndim == 3 else None
+    if place is None:
+        return False
+    (gradient,) = torch.autograd.grad(logits.logsumexp(1).sum(), leaf)
+    return not gradient[:, place[0] :].any() and bool(gradient.any())
 
 
 class LayerMaps(Method):
-    """What methods share that read the feature maps (N,C,h,w) of one layer, the classifier's own or `Query.layer`."""
+    """What methods share that read the feature maps of one layer, the classifier's own or `Query.layer`."""
 
     at_layer: ClassVar[bool] = True
-    models: ClassVar[str] = "any with feature maps (N,C,h,w)"
+    models: ClassVar[str] = "any with feature maps (N,C,h,w) or tokens on a grid over the image"
 
     def serves(self, classifier: Classifier, layer: str | None = None) -> str | None:
-        """Run a noise image and look at the shape of the layer's output, and at what comes after the own layer."""
+        """Run a noise image and look at the shape of the layer's output, and at what comes after it."""
+        images = probe_images(classifier)
         with evaluating(classifier):
-            leaf, _ = forward_from(classifier, probe_images(classifier), layer)
-        return not_a_map(classifier, layer, leaf) or (_before_tokens(classifier) if layer is None else None)
+            leaf, logits = forward_from(classifier, images, layer)
+            found = maps_or_reason(classifier, layer, leaf, sides_of(images))
+            return found if isinstance(found, str) else _says_little(classifier, layer, leaf, logits)
 
     def features(self, classifier: Classifier, query: Query) -> tuple[Tensor, Tensor]:
-        """The feature maps (N,C,h,w), and the logits (N,C) as a function of them; inside `evaluating`.
+        """The output of the target layer, and the logits (N,C) as a function of it; inside `evaluating`.
 
         Raises:
-            UsageError: the layer's output is not (N,C,h,w), or the logits do not depend on it.
+            UsageError: no such layer, or the logits do not depend on it.
         """
-        leaf, logits = forward_from(classifier, query.images, query.layer, query.create_graph)
-        problem = not_a_map(classifier, query.layer, leaf)
-        if problem:
-            raise UsageError(f"--method: {problem}")
-        return leaf, logits
+        return forward_from(classifier, query.images, query.layer, query.create_graph)
+
+    def maps(self, classifier: Classifier, query: Query, found: Tensor) -> Tensor:
+        """What has the shape of the target layer's output, as (N,C,h,w).
+
+        Raises:
+            UsageError: it has another shape.
+        """
+        return feature_maps(classifier, query.layer, found, sides_of(query.images))

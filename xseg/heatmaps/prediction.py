@@ -9,7 +9,7 @@ from xseg.classifier.model import Classifier
 from xseg.device import autocast, halving
 from xseg.heatmaps.batches import device_of, equal_sized, sides_of, stack
 from xseg.heatmaps.layers import evaluating
-from xseg.heatmaps.views import Views, fixed_size, resize_images, smallest_side
+from xseg.heatmaps.views import Views, resize_images, views_for
 
 
 def predict_images(
@@ -36,7 +36,7 @@ def predict_images(
         Unavailable: the device's memory does not hold one image.
     """
     device = device_of(classifier)
-    views = Views(size=size, fixed=fixed_size(classifier), smallest=smallest_side(classifier))
+    views = views_for(classifier, Views(size=size))
     rows: dict[int, np.ndarray] = {}
 
     def predict(chosen: Sequence[int]) -> list[np.ndarray]:

@@ -138,11 +138,14 @@ methods: Registry[Method] = Registry("explanation method", group="xseg.methods")
 
 #: What explains most networks, the finest maps last.
 FALLBACKS = ("grad-cam", "integrated-gradients", "input-x-gradient")
+#: What comes before them where it serves: it knows more of its networks.
+SPECIAL = ("attention-gradient-rollout",)
 
 
-def instead(classifier: Classifier) -> str:
-    """Which methods serve a network that another one refused, as advice."""
-    return use([name for name in FALLBACKS if _serves(methods.create(name), classifier)])
+def instead(classifier: Classifier, without: type | None = None) -> str:
+    """Which methods serve a network that another one refused, as advice; those of the class `without` do not."""
+    others = [name for name in (*SPECIAL, *FALLBACKS) if without is None or not issubclass(methods.get(name), without)]
+    return use([name for name in others if _serves(methods.create(name), classifier)])
 
 
 def use(names: Sequence[str]) -> str:

@@ -61,13 +61,13 @@ class ScoreCam(LayerMaps):
         """Maps (P,H,W) at the resolution of the images, or (P,h,w) of the target layer for `pytorch-grad-cam`.
 
         Raises:
-            UsageError: the layer's output is not (N,C,h,w), or the logits do not depend on it.
+            UsageError: the layer's output is no feature map, or the logits do not depend on it.
         """
         graph = query.create_graph
         with evaluating(classifier, graph):
             leaf, _ = self.features(classifier, query)
             with torch.set_grad_enabled(graph):
-                features = self._chosen(single(leaf))
+                features = self._chosen(single(self.maps(classifier, query, leaf)))
                 weights = self._weights(classifier, query.images, features)
                 classes, column = query.target.unique(return_inverse=True)
                 with torch.autocast(leaf.device.type, enabled=False):

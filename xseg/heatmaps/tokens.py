@@ -1,6 +1,5 @@
-"""Where a transformer's tokens lie in the image, and which of them its head reads."""
+"""Where a transformer's tokens lie in the image, which of them its head reads, and through how many attentions."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
@@ -9,8 +8,10 @@ import torch
 from torch import Tensor
 
 from xseg.classifier.model import Classifier
+from xseg.classifier.probe import what_heads_read
 from xseg.errors import UsageError
 from xseg.heatmaps.attention import watching
+from xseg.heatmaps.grids import arrangement
 from xseg.heatmaps.layers import evaluating, probe_images
 
 _readers: WeakKeyDictionary[Classifier, "Readers"] = WeakKeyDictionary()
@@ -24,11 +25,17 @@ class Readers:
         prefix: numbers of class, distillation and register tokens before the patches.
         read: which of these the head reads.
         patches: whether it reads the patches, as average pooling does.
+        blocks: number of attention matrices of a forward pass.
+        latent: queries of an attention that pools the tokens; they count as the first tokens of all.
+        late: what is odd about the last blocks where class tokens or queries join only then; else empty.
     """
 
     prefix: int
     read: tuple[int, ...]
     patches: bool
+    blocks: int
+    latent: int = 0
+    late: str = ""
 
 
 @dataclass(frozen=True)
@@ -43,86 +50,135 @@ class Tokens:
     grid: tuple[int, int]
     readers: Readers
 
+    @property
+    def count(self) -> int:
+        """Number of tokens T."""
+        return self.readers.prefix + self.grid[0] * self.grid[1]
+
+    def place(self, matrix: Tensor) -> Tensor:
+        """A block's matrix (...,Q,K) as one over all tokens, (...,T,T), with zeros for those that it leaves alone.
+
+        Class-attention blocks (CaiT) look from the first tokens at all, the blocks before them only among the patches,
+        which are the last; an attention that pools looks from its own queries at the rest.
+        """
+        queries, keys = matrix.shape[-2:]
+        if queries == keys == self.count:
+            return matrix
+        placed = matrix.new_zeros(*matrix.shape[:-2], self.count, self.count)
+        rows = slice(-queries, None) if queries == keys else slice(queries)
+        placed[..., rows, -keys:] = matrix
+        return placed
+
     def read(self, rows: Tensor) -> Tensor:
-        """What the head's tokens say about the patches, from (...,T,T) with queries in rows.
+        """What the head's tokens say about the patches, from (...,Q,K) with queries in rows.
 
         Returns:
             (...,h,w): the mean over the rows that the head reads, at the columns of the patches.
         """
-        chosen = rows[..., list(self._rows(rows.shape[-2])), :].mean(-2)
-        return chosen[..., self.readers.prefix :].unflatten(-1, self.grid)
+        return self.of_patches(rows[..., self.rows(), :].mean(-2))
 
-    def _rows(self, tokens: int) -> Sequence[int]:
-        patches = range(self.readers.prefix, tokens) if self.readers.patches else ()
-        return (*self.readers.read, *patches)
+    def of_patches(self, values: Tensor) -> Tensor:
+        """The patches (...,h,w) among the tokens (...,K)."""
+        height, width = self.grid
+        return values[..., -height * width :].unflatten(-1, self.grid)
+
+    def start(self, like: Tensor) -> Tensor:
+        """(1,1,T) in the type of `like`: the mean of the unit vectors of the tokens that the head reads."""
+        row = like.new_zeros(1, 1, self.count)
+        row[..., self.rows()] = 1 / len(self.rows())
+        return row
+
+    def rows(self) -> list[int]:
+        """Indices of the tokens that the head reads."""
+        patches = range(self.readers.prefix, self.count) if self.readers.patches else ()
+        return [*self.readers.read, *patches]
 
 
 def tokens_of(classifier: Classifier, size: tuple[int, int], count: int) -> Tokens:
-    """The tokens of images of (height, width) `size` of which there are `count`.
+    """The tokens of images of (height, width) `size`.
+
+    Args:
+        classifier: the classifier.
+        size: of the images in pixels.
+        count: number of columns of the last attention matrix.
 
     Raises:
-        UsageError: they are not one grid over the image after the prefix.
+        UsageError: they are not one grid over the image after the prefix, or the network has no such tokens.
     """
-    readers = readers_of(classifier)
-    grid = grid_of(classifier, size, count - readers.prefix)
-    if grid is None:
-        raise UsageError(f"{count} tokens of an image of {size[0]}x{size[1]} pixels are no grid over it")
-    return Tokens(grid, readers)
+    readers = readers_of(classifier, late=True)
+    place = arrangement(classifier, size, count)
+    if place is None:
+        raise UsageError(f"--method: {count} tokens of an image of {size[0]}x{size[1]} pixels are no grid over it")
+    return Tokens(place[1], readers)
 
 
-def grid_of(classifier: Classifier, size: tuple[int, int], patches: int) -> tuple[int, int] | None:
-    """(h,w) with h w = `patches` of the aspect of the image, to the rounding of one patch; None if there is none."""
-    embed = getattr(classifier.net, "patch_embed", None)
-    if callable(known := getattr(embed, "dynamic_feat_size", None)):
-        height, width = known(size)
-        if height * width == patches:
-            return height, width
-    aspect = math.log(size[0] / size[1])
-    pairs = [(h, patches // h) for h in range(1, patches + 1) if patches % h == 0]
-    height, width = min(pairs, key=lambda pair: abs(math.log(pair[0] / pair[1]) - aspect), default=(0, 1))
-    fits = height > 0 and abs(height / width - size[0] / size[1]) <= (1 + size[0] / size[1]) / width
-    return (height, width) if fits else None
-
-
-def readers_of(classifier: Classifier) -> Readers:
+def readers_of(classifier: Classifier, late: bool = False) -> Readers:
     """Which tokens the head reads, found by a gradient: of the others' attention in the last block there is none.
+
+    Args:
+        classifier: the classifier.
+        late: accept last blocks that look from few others: class tokens that join only then (CaiT), or the queries of
+            an attention that pools.
 
     Raises:
         UsageError: the network has no attention over tokens, or not over the same ones in all of its blocks.
     """
     if classifier not in _readers:
-        _readers[classifier] = _probe(classifier)
-    return _readers[classifier]
+        found = _probe(classifier)
+        if isinstance(found, str):
+            raise UsageError(f"--method: {found}")
+        _readers[classifier] = found
+    readers = _readers[classifier]
+    if readers.late and not late:
+        raise UsageError(f"--method: {readers.late}")
+    return readers
 
 
-def _probe(classifier: Classifier) -> Readers:
-    images = probe_images(classifier)
+def without_tokens(classifier: Classifier) -> str | None:
+    """Why a network's attention cannot be read; None if it can."""
+    try:
+        readers_of(classifier, late=True)
+    except UsageError as error:
+        return error.problem.removeprefix("--method: ")
+    return None
+
+
+def _probe(classifier: Classifier) -> Readers | str:
+    images, logits = probe_images(classifier), len(classifier.config.classes)
     with evaluating(classifier), watching(graph=True) as matrices:
-        logits = classifier(images)
-        if reason := not_over_tokens(matrices, len(images)):
-            raise UsageError(reason)
-        (gradient,) = torch.autograd.grad(logits.sum(), matrices[-1:])
-    read = (gradient != 0).any(-1).any(1)[0]
-    if not read.any():
-        raise UsageError("the logits do not depend on the attention of the last block")
-    count = len(read)
-    prefix = getattr(classifier.net, "num_prefix_tokens", None)
-    size = (images.shape[2], images.shape[3])
-    known = (0, 1, 2) if prefix is None else (int(prefix),)
-    prefix = next((k for k in known if grid_of(classifier, size, count - k) is not None), None)
-    if prefix is None:
-        raise UsageError(f"the {count} tokens of its blocks are no grid over the image of {size[0]}x{size[1]} pixels")
-    return Readers(prefix, tuple(torch.nonzero(read[:prefix])[:, 0].tolist()), bool(read[prefix:].any()))
+        read = what_heads_read(classifier.net, images, logits)
+        if reason := not_over_tokens(matrices, len(images), late=True):
+            return reason
+        (gradient,) = torch.autograd.grad(read, matrices[-1:], allow_unused=True) if read.requires_grad else (None,)
+    if gradient is None or not gradient.any():
+        return "its head does not read what its last attention attends to"
+    count, (height, width) = matrices[-1].shape[3], images.shape[2:]
+    place = arrangement(classifier, (height, width), count)
+    if place is None:
+        return f"the {count} tokens of its blocks are no grid over the image of {height}x{width} pixels"
+    rows = (gradient != 0).any(-1).any(1)[0]
+    latent = 0 if count > matrices[0].shape[3] or len(rows) == count else len(rows)
+    prefix = place[0] + latent
+    own = tuple(torch.nonzero(rows[:prefix])[:, 0].tolist())
+    odd = not_over_tokens(matrices, len(images)) or ""
+    return Readers(prefix, own, bool(rows[prefix:].any()), len(matrices), latent, odd)
 
 
-def not_over_tokens(matrices: Sequence[Tensor], images: int) -> str | None:
-    """Why matrices are not those of blocks that all look at the same tokens of each image; None if they are."""
+def not_over_tokens(matrices: Sequence[Tensor], images: int, late: bool = False) -> str | None:
+    """Why matrices are not those of blocks that all look at the same tokens of each image; None if they are.
+
+    With `late` the last blocks may look at the tokens from few others, as in `readers_of`.
+    """
     if not matrices:
-        return "the network computes no attention (a softmax over tokens) that could be watched"
+        return "it computes no attention (a softmax over tokens) that could be watched"
     shapes = [tuple(matrix.shape) for matrix in matrices]
     if any(shape[0] != images for shape in shapes):
         return f"its attention looks at windows ({shapes[0][0]} for {images} image), not at all tokens"
-    if any(shape[2:] != shapes[0][2:] or shape[2] != shape[3] for shape in shapes):
-        odd = next((shape for shape in shapes if shape[2:] != shapes[0][2:]), shapes[0])
-        return f"its blocks look at different tokens (attention of {shapes[0][2:]} and of {odd[2:]})"
+    among = shapes[0][3]
+    for number, (_, _, queries, keys) in enumerate(shapes):
+        last = late and queries < among and all(shape[2:] == (queries, keys) for shape in shapes[number:])
+        if not queries == keys == among and not (last and keys in (among, among + queries)):
+            first = f"{shapes[0][2]}x{among}"
+            odd = [f"{queries}x{keys}"] if number else []
+            return f"its blocks look at different tokens (attention of {' and of '.join([first, *odd])})"
     return None

@@ -1,7 +1,7 @@
 """Views of an image (scales, mirror) and the way back from a view's map to the grid that is stored."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 from weakref import WeakKeyDictionary
 
@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from xseg.classifier.model import Classifier
+from xseg.classifier.sides import enough, nearest, side_steps, takes_one_size
 from xseg.device import is_out_of_memory
 from xseg.errors import UsageError
 from xseg.heatmaps.layers import evaluating
@@ -34,6 +35,7 @@ class Views:
         map_size: grid of the result: the image's, the model's own (that of the first scale), or (height, width).
         fixed: (height, width) for networks that take nothing else; the aspect ratio is then given up.
         smallest: no side of a view falls below it, see `smallest_side`.
+        steps: (height, width) of which the sides of a view are multiples, see `side_steps`; the next ones are taken.
 
     Raises:
         UsageError: an empty or non-positive value, or several scales for a network of fixed size.
@@ -45,6 +47,7 @@ class Views:
     map_size: MapSize = "image"
     fixed: tuple[int, int] | None = None
     smallest: int = SMALLEST_SIDE
+    steps: tuple[int, int] = (1, 1)
 
     def __post_init__(self) -> None:
         if not self.scales or not all(0 < scale <= 16 for scale in self.scales):
@@ -64,7 +67,10 @@ class Views:
         if self.fixed is not None:
             return self.fixed
         factor = scale if self.size is None else scale * self.size / max(image)
-        height, width = (max(self.smallest, round(side * factor)) for side in image)
+        wanted = (max(self.smallest, round(side * factor)) for side in image)
+        height, width = (
+            max(nearest(side, step), enough(self.smallest, step)) for side, step in zip(wanted, self.steps, strict=True)
+        )
         return height, width
 
     def grid(self, image: tuple[int, int], model: tuple[int, int]) -> tuple[int, int]:
@@ -75,12 +81,18 @@ class Views:
 
 
 def fixed_size(classifier: Classifier) -> tuple[int, int] | None:
-    """(height, width) of a network that refuses every other size, as vision transformers do; None for the rest."""
-    strict = any(
-        getattr(module, "strict_img_size", False) or (hasattr(module, "image_size") and hasattr(module, "patch_size"))
-        for module in classifier.net.modules()  # timm's patch embedding, torchvision's transformer
-    )
-    return classifier.config.input_size if strict else None
+    """(height, width) of a network that refuses every other size, as some transformers do; None for the rest."""
+    return classifier.config.input_size if takes_one_size(classifier.net) else None
+
+
+def views_for(classifier: Classifier, views: Views) -> Views:
+    """`views` with what the network demands of its images.
+
+    Raises:
+        UsageError: several scales for a network of fixed size.
+    """
+    steps = side_steps(classifier.net)
+    return replace(views, fixed=fixed_size(classifier), smallest=smallest_side(classifier), steps=steps)
 
 
 def smallest_side(classifier: Classifier) -> int:
@@ -97,9 +109,10 @@ def smallest_side(classifier: Classifier) -> int:
 
 def _runs(classifier: Classifier, side: int) -> bool:
     weight = next(classifier.parameters())
+    shape = [enough(side, step) for step in side_steps(classifier.net)]
     try:
         with evaluating(classifier), torch.no_grad():
-            classifier(torch.zeros(1, 3, side, side, dtype=weight.dtype, device=weight.device))
+            classifier(torch.zeros(1, 3, *shape, dtype=weight.dtype, device=weight.device))
     except RuntimeError as error:
         return is_out_of_memory(error)  # which says nothing of the network
     return True

@@ -12,6 +12,7 @@ from xseg.artifacts.header import Header, Parent
 from xseg.artifacts.publish import check_writable
 from xseg.artifacts.record import Record
 from xseg.classifier.model import Classifier
+from xseg.classifier.sides import nearest, refused_steps
 from xseg.classifier.step import load_classifier
 from xseg.datasets.index import Dataset
 from xseg.device import resolve
@@ -145,6 +146,13 @@ def _frame(classifier: Classifier, asked: tuple[int, int] | None) -> tuple[int, 
     if asked is not None and fixed is not None and asked != fixed:
         height, width = fixed
         raise UsageError(f"--frame {asked[0]}x{asked[1]}: this model takes images of {height}x{width} only")
+    steps = refused_steps(classifier.net)
+    if asked is not None and any(side % step for side, step in zip(asked, steps, strict=True)):
+        height, width = (nearest(side, step) for side, step in zip(asked, steps, strict=True))
+        raise UsageError(
+            f"--frame {asked[0]}x{asked[1]}: this model takes sides divisible by {steps[0]} and {steps[1]}",
+            f"--frame {height}x{width}",
+        )
     return asked or classifier.config.input_size
 
 
