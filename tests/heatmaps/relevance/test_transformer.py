@@ -265,7 +265,9 @@ def test_other_transformers_are_refused_with_methods_that_serve_them(family, rea
     classifier = transformer(family)
     assert set(REFUSED) == {"swin", "pvt", "cait", "pooled by attention"}
     refusal = methods.create(name).serves(classifier)
-    assert refusal.endswith("use integrated-gradients or input-x-gradient")
+    assert refusal.endswith(" integrated-gradients or input-x-gradient")
+    served = methods.create("attention-gradient-rollout").serves(classifier) is None
+    assert ("attention-gradient-rollout" in refusal) == served == (family in ("cait", "pooled by attention"))
     assert re.match(reason, refusal)
     with pytest.raises(UsageError, match=reason):
         methods.create(name)(classifier, ask(normalised(1, 24, 24).double(), [(0, 1)]))
@@ -285,7 +287,8 @@ def test_methods_of_convolutional_networks_name_those_of_transformers(name):
     refusal = methods.create(name).serves(transformer("registers"))
     assert refusal.startswith("no relevance rule for blocks.2.attn (Attention: ")
     assert refusal.endswith("; use transformer-attribution or vit-lrp")
-    assert methods.create(name).serves(transformer("swin")).endswith("; use integrated-gradients or input-x-gradient")
+    refusal = methods.create(name).serves(transformer("swin"))
+    assert refusal.endswith("; use grad-cam, integrated-gradients or input-x-gradient")
 
 
 def test_a_block_that_is_not_there_is_refused():
