@@ -19,6 +19,7 @@ from xseg.classifier.train import train_classifier
 from xseg.classifier.transfer import transfer_head
 from xseg.device import torchvision_ready
 from xseg.errors import BadInput, Stopped, UsageError
+from xseg.scores.randomise import stages_of
 from xseg.training.checkpoint import Checkpoint
 
 STEM, COARSE = "test_efficientnet", "mobilenetv3_small_050"  # the second has a stride of 32 and no other
@@ -158,6 +159,12 @@ def test_the_stages_are_those_of_the_stem():
     assert all(layer.path.startswith(FEATURES) for layer in layers)
     assert [layer.stride for layer in layers] == sorted(layer.stride for layer in layers)
     assert all(path.startswith(FEATURES) for path in stage_modules(classifier, 2))
+
+
+def test_what_is_drawn_anew_stage_by_stage_goes_from_the_head_through_the_blocks_into_the_stem():
+    names = [stage.name for stage in stages_of(tiny())]
+    assert names[:4] == ["head", "blocks.1", "blocks.0", FEATURES]
+    assert all(name.startswith(FEATURES) for name in names[3:])
 
 
 def test_weights_of_the_stem_go_into_the_stem_and_its_head_decides_the_embedding(stem_weights):

@@ -31,9 +31,8 @@ class Call:
     @property
     def spatial(self) -> bool:
         """Whether the output is a feature map (1,K,h,w) with more than one position."""
-        # Patch embeddings of timm may have their channels last, and then say so.
-        first = getattr(self.module, "output_fmt", "NCHW") == "NCHW"
-        return first and len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1
+        channels_last = str(getattr(self.module, "output_fmt", "")) == "NHWC"  # timm's patches, on their way to tokens
+        return len(self.shape) == 4 and self.shape[2] * self.shape[3] > 1 and not channels_last
 
 
 def trace(net: nn.Module, input_size: tuple[int, int]) -> tuple[list[Call], int]:
