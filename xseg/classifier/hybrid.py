@@ -12,6 +12,7 @@ of the stem reach the head as in a plain convolutional classifier, but all of th
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Self
 
 import torch
@@ -205,11 +206,11 @@ def _stem(name: str, stride: int) -> nn.Module:
 
     whole: dict[str, Any] = {"num_classes": 0, "global_pool": ""}
     if name == PAPER_STEM:
-        # Only three stages, so 16 is their own stride, and what a smaller one dilates.
+        # 16 is the stride of three stages, which a smaller one dilates; the epsilon is that of the published weights.
+        convolution = partial(StdConv2dSame, eps=1e-8)
         return ResNetV2(
-            [3, 4, 9], preact=False, stem_type="same", conv_layer=_standardised(StdConv2dSame), output_stride=stride,
-            **whole,
-        )  # fmt: skip
+            [3, 4, 9], preact=False, stem_type="same", conv_layer=convolution, output_stride=stride, **whole
+        )
     if not timm.is_model(name):
         near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
         raise UsageError(
@@ -220,12 +221,6 @@ def _stem(name: str, stride: int) -> nn.Module:
         return timm.create_model(name, pretrained=False, output_stride=stride, **whole)
     except (AssertionError, TypeError, ValueError, NotImplementedError):  # it has no choice of strides
         return timm.create_model(name, pretrained=False, **whole)
-
-
-def _standardised(convolution: type[nn.Module]) -> Any:  # noqa: ANN401 - a layer, as timm's networks take one
-    from functools import partial
-
-    return partial(convolution, eps=1e-8)  # as the published weights were trained with
 
 
 @torch.no_grad()

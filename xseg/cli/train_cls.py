@@ -51,9 +51,7 @@ def train_cls(
     schedule: Annotated[str | None, typer.Option(help="poly or cosine; poly.")] = None,
     poly_power: Annotated[float | None, typer.Option(help="Exponent of poly; 0.9.")] = None,
     warmup: Annotated[float | None, typer.Option(help="Share of the steps in which the rate rises; 0.")] = None,
-    freeze: Annotated[
-        int | None, typer.Option(min=0, help="Stages that do not learn, counted from the input; 0.")
-    ] = None,
+    freeze: Annotated[int, typer.Option(min=0, help="Stages that do not learn, counted from the input.")] = 0,
     freeze_bn: Annotated[
         bool | None, typer.Option("--freeze-bn/--no-freeze-bn", help="Keep batch-norm statistics.")
     ] = None,
