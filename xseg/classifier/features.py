@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import log2
 
 from xseg.classifier.model import Classifier
-from xseg.classifier.probe import Call, find_head, is_transparent, trace
+from xseg.classifier.probe import Call, find_head, is_transparent, token_blocks, trace
 from xseg.errors import UsageError
 
 
@@ -35,7 +35,7 @@ def feature_layers(classifier: Classifier) -> list[FeatureLayer]:
     """
     config = classifier.config
     calls, logits = trace(classifier.net, config.input_size)
-    calls = calls[: find_head(calls, logits)]
+    calls = _before_tokens(calls[: find_head(calls, logits)], classifier)
     height = config.input_size[0]
     layers: list[FeatureLayer] = []
     for call in _stages(calls, height):
@@ -61,6 +61,12 @@ def stage_modules(classifier: Classifier, count: int) -> list[str]:
     made = [call.path for call in trace(classifier.net, classifier.config.input_size)[0]]
     # A container that is still running when the stage ends has parts that come later: it is not in the list yet.
     return made[: made.index(layers[count - 1].path) + 1]
+
+
+def _before_tokens(calls: list[Call], classifier: Classifier) -> list[Call]:
+    # Between the last feature map of a transformer and its blocks lie projections to tokens, which are no stage.
+    end = next((place for place, call in enumerate(calls, 1) if call.path == classifier.config.layer), len(calls))
+    return calls[:end] if token_blocks(classifier.net, calls[end:]) else calls
 
 
 def _ending_with(layers: list[FeatureLayer], path: str, calls: list[Call], height: int) -> list[FeatureLayer]:

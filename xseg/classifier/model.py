@@ -9,9 +9,21 @@ from torch import Tensor, nn
 
 from xseg.classifier.capture import module_at
 from xseg.classifier.config import Activation, ClassifierConfig, Scalar
+from xseg.classifier.hybrid import is_whole, load_hybrid
 from xseg.classifier.probe import find_head, find_layer, trace
 from xseg.classifier.sides import nearest, refused_steps
-from xseg.classifier.sources import Source, construct, hub_state, imagenet_names, parse_source, preprocessing
+from xseg.classifier.sources import (
+    HYBRID,
+    Source,
+    construct,
+    hub_state,
+    imagenet_names,
+    own_layer,
+    parse_source,
+    preprocessing,
+    published_weights,
+    resolved_options,
+)
 from xseg.classifier.weights import load_into, read_weights
 from xseg.errors import BadInput, UsageError
 from xseg.seeding import key_seed
@@ -61,7 +73,7 @@ class Classifier(nn.Module):
 
         A user's network may rely on the usual one (`view`), so it keeps it.
         """
-        known = self.config.model.startswith(("timm:", "torchvision:"))
+        known = self.config.model.startswith(("timm:", "torchvision:", HYBRID))
         return torch.channels_last if known else torch.contiguous_format
 
     def lay_out(self, layout: torch.memory_format) -> "Classifier":
@@ -111,10 +123,11 @@ def create(
     """A classifier for new classes, or with the weights' own classes.
 
     Args:
-        model: `timm:NAME` (the prefix may be left out), `torchvision:NAME` or `package.module:factory`; a factory is
-            called as `factory(num_classes=C, **options)`.
+        model: `timm:NAME` (the prefix may be left out), `torchvision:NAME`, `hybrid-vit` or `package.module:factory`;
+            a factory is called as `factory(num_classes=C, **options)`.
         classes: class names. With `keep_head` the names of the weights' own classes, or None for ImageNet's.
-        weights: a .safetensors or .pth file, `hub` (download) or `none` (random).
+        weights: a .safetensors or .pth file, `hub` (download) or `none` (random); for a hybrid those of its stem or of
+            all of it.
         keep_head: keep the weights' head instead of drawing a new one from N(0, 0.01^2).
         output_stride: stride of the last feature map in pixels.
         head_bias: False gives a new head without bias, as in psa (Ahn and Kwak, CVPR 2018).
@@ -123,7 +136,7 @@ def create(
         input_size: height, width; default what the published weights expect. Likewise `mean` and `std`.
         mean: per channel for RGB in [0, 1].
         std: per channel for RGB in [0, 1].
-        options: keyword arguments for the constructor.
+        options: keyword arguments for the constructor; for a hybrid see `HybridShape`.
         seed: of the random weights.
 
     Raises:
@@ -143,14 +156,16 @@ def create(
         activation=activation or ("softmax" if keep_head else "sigmoid"),
         output_stride=output_stride,
         head_bias=head_bias,
-        options=options or {},
+        options=resolved_options(source, options or {}),
     )
     net = _construct(source, config, trusted=True, seed=seed)
     given = preprocessing(source, net)
     config = replace(config, input_size=input_size or given.input_size, mean=mean or given.mean, std=std or given.std)
-    config = _probed(config, net, layer)
-    state = _weights(source, weights)
+    config = _probed(config, net, layer or own_layer(source))
+    state = _weights(published_weights(source, config.options), weights)
     if keep_head and state is not None:
+        if source.kind == HYBRID and not is_whole(state):
+            raise UsageError(f"--keep-head: {weights} has the head of the stem", f"needed weights of a whole {HYBRID}")
         config = _kept(config, state, classes, weights)
         net = _construct(source, config, trusted=True)
     classifier = Classifier(config, net)
@@ -158,8 +173,30 @@ def create(
         _draw_head(classifier.head, seed)
     _drop_bias(classifier)
     if state is not None:
-        load_into(net, state, weights, skip=None if keep_head else config.head)
+        load = load_hybrid if source.kind == HYBRID else load_into
+        load(net, state, weights, skip=None if keep_head else config.head)
     return classifier
+
+
+def create_former(
+    model: str, class_names: Sequence[str] | None, *, weights: str, options: dict[str, Scalar] | None = None
+) -> Classifier:
+    """The classifier that the weights of a new one come from, with its own head; of a hybrid's stem, the stem's.
+
+    Args:
+        model: as in `create`.
+        class_names: names of the weights' own classes; None: ImageNet's.
+        weights: a file or `hub`.
+        options: as in `create`.
+
+    Raises:
+        UsageError, InputMissing, BadInput, Unavailable: as `create`.
+    """
+    source = parse_source(model)
+    published = published_weights(source, options or {})
+    if published == source or is_whole(_weights(published, weights) or {}):
+        return create(model, class_names, weights=weights, keep_head=True, options=options)
+    return create(str(published), class_names, weights=weights, keep_head=True)
 
 
 def _weights(source: Source, weights: str) -> dict[str, Tensor] | None:

@@ -1,5 +1,6 @@
 """The numbers of a classifier's training."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -101,6 +102,27 @@ class TrainSettings:
             freeze_bn_affine=True,
         )
 
+    @classmethod
+    def paper_003(cls) -> "TrainSettings":
+        """The training of paper 003; momentum, schedule and one rate for all parameters are its code's.
+
+        Its code lowers the rate once an epoch, here it falls every step; it stretches images to 448 x 448, here the
+        long side has 448 pixels and the rest is padded.
+        """
+        return cls(
+            epochs=20,
+            batch_size=8,
+            crop=448,
+            resize_low=448,
+            resize_high=448,
+            lr=5e-3,
+            head_lr_multiplier=1.0,
+            bias_lr_multiplier=1.0,
+            momentum=0.9,
+            weight_decay=1e-4,
+            poly_power=1.0,
+        )
+
     def augmentation(self) -> Augmentation:
         """The draws of every training sample."""
         return Augmentation(
@@ -127,3 +149,10 @@ class TrainSettings:
         if self.schedule == "cosine":
             return partial(cosine, total=steps, warmup=warmup)
         return partial(poly, total=steps, power=self.poly_power, warmup=warmup)
+
+
+PRESETS: dict[str, Callable[[], TrainSettings]] = {
+    "fine-tune": TrainSettings,
+    "psa": TrainSettings.psa,
+    "paper-003": TrainSettings.paper_003,
+}

@@ -1,19 +1,21 @@
-"""Where networks come from: timm, torchvision and user factories. Nothing is downloaded unless `hub_state` is asked."""
+"""Where networks come from: timm, torchvision, xseg itself, user factories. Only `hub_state` ever downloads."""
 
 import importlib
 import inspect
 import os
 import re
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from torch import Tensor, nn
 
 from xseg.classifier.config import Scalar
+from xseg.classifier.hybrid import FEATURES, PAPER_MODEL, PAPER_STEM, STRIDE, HybridShape, embedding, hybrid_vit
 from xseg.device import torchvision_ready
 from xseg.errors import Unavailable, UsageError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HYBRID = "hybrid-vit"
 PERMITTED = "XSEG_FACTORIES"
 # A stored config must not reach a constructor's loading or downloading arguments, hence a list of what is allowed.
 _OPTIONS = {
@@ -27,7 +29,7 @@ class Source:
     """A parsed `--model`.
 
     Args:
-        kind: `timm`, `torchvision` or `factory`.
+        kind: `timm`, `torchvision`, `hybrid-vit` or `factory`.
         name: the model's name, or `package.module:factory`.
     """
 
@@ -35,7 +37,7 @@ class Source:
     name: str
 
     def __str__(self) -> str:
-        return self.name if self.kind == "factory" else f"{self.kind}:{self.name}"
+        return f"{self.kind}:{self.name}" if self.kind in _OPTIONS else self.name
 
 
 @dataclass(frozen=True)
@@ -48,19 +50,36 @@ class Preprocessing:
 
 
 def parse_source(model: str) -> Source:
-    """Take `timm:NAME`, `NAME`, `torchvision:NAME` or `package.module:factory` apart.
+    """Take `timm:NAME`, `NAME`, `torchvision:NAME`, `hybrid-vit` or `package.module:factory` apart.
 
     Raises:
         UsageError: none of these.
     """
+    if model == HYBRID:
+        return Source(HYBRID, HYBRID)
     prefix, colon, rest = model.partition(":")
     source = Source(prefix, rest) if prefix in _OPTIONS else Source("factory" if colon else "timm", model)
     pattern = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*" if source.kind == "factory" else r"[\w.\-]+"
     if not re.fullmatch(pattern, source.name):
         raise UsageError(
-            f"--model {model}: not a model's name", "timm:NAME, torchvision:NAME or package.module:factory"
+            f"--model {model}: not a model's name",
+            f"timm:NAME, torchvision:NAME, {HYBRID} or package.module:factory",
         )
     return source
+
+
+def resolved_options(source: Source, options: dict[str, Scalar]) -> dict[str, Scalar]:
+    """The options a config records, which must rebuild the network whatever the defaults of a later version are.
+
+    Raises:
+        UsageError: an option of the hybrid that is unknown or means nothing.
+    """
+    return asdict(HybridShape.of(options)) if source.kind == HYBRID else options
+
+
+def own_layer(source: Source) -> str | None:
+    """Module path of the last feature map where watching a forward pass would not find it."""
+    return FEATURES if source.kind == HYBRID else None
 
 
 def construct(
@@ -87,6 +106,8 @@ def construct(
     if source.kind == "factory":
         return _from_factory(source, classes, output_stride, options, trusted)
     torchvision_ready()
+    if source.kind == HYBRID:
+        return hybrid_vit(HybridShape.of(options), classes, output_stride)
     if source.kind == "timm":
         return _from_timm(source, classes, output_stride, options)
     return _from_torchvision(source, classes, output_stride, options)
@@ -167,7 +188,15 @@ def _from_factory(
 
 
 def preprocessing(source: Source, net: nn.Module) -> Preprocessing:
-    """Input size, mean and std that the published weights of `source` expect; ImageNet's for a factory."""
+    """Input size, mean and std that the published weights of `source` expect; ImageNet's for a factory.
+
+    A hybrid has its stem's mean and std, and the size that its position embeddings were made for.
+    """
+    if source.kind == HYBRID:
+        embed = embedding(net)
+        side = embed.grid_size[0] * STRIDE
+        published = getattr(embed.backbone, "pretrained_cfg", {"mean": (0.5,) * 3, "std": (0.5,) * 3})
+        return Preprocessing((side, side), tuple(published["mean"]), tuple(published["std"]))
     if source.kind == "timm":
         cfg: Any = net.pretrained_cfg
         return Preprocessing(tuple(cfg["input_size"][1:]), tuple(cfg["mean"]), tuple(cfg["std"]))
@@ -178,6 +207,14 @@ def preprocessing(source: Source, net: nn.Module) -> Preprocessing:
         size = transforms.crop_size[0]
         return Preprocessing((size, size), tuple(transforms.mean), tuple(transforms.std))
     return Preprocessing()
+
+
+def published_weights(source: Source, options: dict[str, Scalar]) -> Source:
+    """The model whose published weights `source` starts from: itself, but for a hybrid its stem."""
+    if source.kind != HYBRID:
+        return source
+    stem = HybridShape.of(options).stem
+    return Source("timm", PAPER_MODEL if stem == PAPER_STEM else stem)
 
 
 def hub_state(source: Source) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from xseg.artifacts.header import Header
 from xseg.artifacts.weights import read_weights
 from xseg.classifier.config import ClassifierConfig, Scalar
-from xseg.classifier.model import Classifier, build, create
+from xseg.classifier.model import Classifier, build, create, create_former
 from xseg.classifier.samples import permute_labels
 from xseg.classifier.settings import TrainSettings
 from xseg.classifier.train import TrainResult, train_classifier
@@ -30,7 +30,7 @@ class ModelOptions:
     """Which network, and from what weights.
 
     Attributes:
-        model: `timm:NAME`, `torchvision:NAME` or `package.module:factory`.
+        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit` or `package.module:factory`.
         weights: a .safetensors or .pth file, `hub` or `none`.
         keep_head: keep the weights' own classes.
         class_names: their names; None: ImageNet's.
@@ -145,9 +145,7 @@ def _train(
 def _transfer(
     classifier: Classifier, dataset: Dataset, model: ModelOptions, runtime: Runtime, device: torch.device
 ) -> None:
-    former = create(
-        model.model, model.class_names, weights=model.weights, keep_head=True, options=dict(model.options or {})
-    )
+    former = create_former(model.model, model.class_names, weights=model.weights, options=dict(model.options or {}))
     runtime.reporter.start("head-init", len(dataset))
     transfer_head(
         classifier.to(device),

@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from xseg.classifier.hybrid import head_in_tokens
 from xseg.classifier.model import Classifier
 from xseg.classifier.samples import label_matrix, whole_images
+from xseg.classifier.sources import HYBRID
 from xseg.datasets.index import Dataset
 from xseg.device import halving
 from xseg.errors import Stopped
@@ -75,7 +77,7 @@ def transfer_head(
 
     Args:
         classifier: its head's weight is set, its bias (if any) becomes 0; on the device of `former`.
-        former: in evaluation mode.
+        former: in evaluation mode; where `classifier` is a hybrid it may be the stem's own classifier.
         dataset: images with image-level labels.
         long_side: of the images as the former network sees them, pixels.
         batch_size: images at once.
@@ -101,5 +103,7 @@ def transfer_head(
             progress(len(indices))
     old = former.head.get_parameter("weight").flatten(1)
     made = blended_head(old.cpu(), torch.from_numpy(found), torch.from_numpy(label_matrix(dataset).astype(np.int64)))
+    if classifier.config.model == HYBRID and former.config.model != HYBRID:
+        made = head_in_tokens(classifier.net, made)
     for name, parameter in classifier.head.named_parameters():
         parameter.copy_(made.view_as(parameter).to(parameter) if name == "weight" else torch.zeros_like(parameter))

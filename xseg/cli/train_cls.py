@@ -1,6 +1,7 @@
 """`xseg train-cls`."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ MODEL, LEARN, AUGMENT = "Model", "Learning", "Images"
 def train_cls(
     context: Context,
     dataset: DatasetIn,
-    model: Annotated[str, typer.Option(help="timm:NAME, torchvision:NAME or package.module:factory.")],
+    model: Annotated[str, typer.Option(help="timm:NAME, torchvision:NAME, hybrid-vit or package.module:factory.")],
     weights: Annotated[str, typer.Option(help="A .safetensors or .pth file, 'hub' (download) or 'none'.")],
     init_only: Annotated[bool, typer.Option("--init-only", help="Wrap the model without training it.")] = False,
     keep_head: Annotated[bool, typer.Option("--keep-head", help="With --init-only: the weights' own classes.")] = False,
@@ -33,26 +34,37 @@ def train_cls(
     head_init: Annotated[str, typer.Option(help="random, or transfer: blended from the weights' own head.")] = "random",
     layer: Annotated[str | None, typer.Option(help="Module path of the layer that heatmaps look at.")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the model.")] = None,
-    epochs: Annotated[float, typer.Option(help="Times every image is seen.")] = 5.0,
-    crop: Annotated[int, typer.Option(help="Side of the square training crop.")] = 448,
-    resize_low: Annotated[int, typer.Option(help="Shortest long side after the random resize.")] = 256,
-    resize_high: Annotated[int, typer.Option(help="Longest.")] = 512,
-    jitter: Annotated[float, typer.Option(help="Strength of the colour jitter.")] = 0.3,
+    preset: Annotated[str, typer.Option(help="What the options below default to: fine-tune, psa or paper-003.")] = (
+        "fine-tune"
+    ),
+    epochs: Annotated[float | None, typer.Option(help="Times every image is seen; 5.")] = None,
+    crop: Annotated[int | None, typer.Option(help="Side of the square training crop; 448.")] = None,
+    resize_low: Annotated[int | None, typer.Option(help="Shortest long side after the random resize; 256.")] = None,
+    resize_high: Annotated[int | None, typer.Option(help="Longest; 512.")] = None,
+    jitter: Annotated[float | None, typer.Option(help="Strength of the colour jitter; 0.3.")] = None,
     loss: Annotated[str | None, typer.Option(help="soft-margin, bce, or cross-entropy for softmax heads.")] = None,
-    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
-    lr: Annotated[float, typer.Option(help="Learning rate of the backbone.")] = 0.01,
-    head_lr_multiplier: Annotated[float, typer.Option(help="Factor for the head.")] = 10.0,
-    momentum: Annotated[float, typer.Option(help="Of SGD. psa's published code has 5e-4 in effect.")] = 0.9,
-    weight_decay: Annotated[float, typer.Option(help="On weights, not on biases and norms.")] = 5e-4,
-    schedule: Annotated[str, typer.Option(help="poly or cosine.")] = "poly",
-    poly_power: Annotated[float, typer.Option(help="Exponent of poly.")] = 0.9,
-    warmup: Annotated[float, typer.Option(help="Share of the steps in which the rate rises.")] = 0.0,
+    optimizer: Annotated[str | None, typer.Option(help="sgd or adamw; sgd.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate of the backbone; 0.01.")] = None,
+    head_lr_multiplier: Annotated[float | None, typer.Option(help="Factor for the head; 10.")] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of SGD; 0.9, and 5e-4 as psa's code has in effect.")] = None,
+    weight_decay: Annotated[float | None, typer.Option(help="On weights, not on biases and norms; 5e-4.")] = None,
+    schedule: Annotated[str | None, typer.Option(help="poly or cosine; poly.")] = None,
+    poly_power: Annotated[float | None, typer.Option(help="Exponent of poly; 0.9.")] = None,
+    warmup: Annotated[float | None, typer.Option(help="Share of the steps in which the rate rises; 0.")] = None,
     freeze: Annotated[int, typer.Option(min=0, help="Stages that do not learn, counted from the input.")] = 0,
-    freeze_bn: Annotated[bool, typer.Option("--freeze-bn", help="Keep batch-norm statistics.")] = False,
-    freeze_bn_affine: Annotated[bool, typer.Option("--freeze-bn-affine", help="Keep their scale and shift.")] = False,
-    balance: Annotated[float, typer.Option(help="Draw rare classes more often: class frequency to this power.")] = 0.0,
-    label_smoothing: Annotated[float, typer.Option(help="Share of the labels' certainty taken away.")] = 0.0,
-    interpolate: Annotated[float, typer.Option(help="Final weights: this far from the first to the learned.")] = 1.0,
+    freeze_bn: Annotated[
+        bool | None, typer.Option("--freeze-bn/--no-freeze-bn", help="Keep batch-norm statistics.")
+    ] = None,
+    freeze_bn_affine: Annotated[
+        bool | None, typer.Option("--freeze-bn-affine/--no-freeze-bn-affine", help="Keep their scale and shift.")
+    ] = None,
+    balance: Annotated[
+        float | None, typer.Option(help="Draw rare classes more often: class frequency to this power; 0.")
+    ] = None,
+    label_smoothing: Annotated[float | None, typer.Option(help="Share of the labels' certainty taken away; 0.")] = None,
+    interpolate: Annotated[
+        float | None, typer.Option(help="Final weights: this far from the first to the learned; 1.")
+    ] = None,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     permute_labels: Annotated[
         bool, typer.Option("--permute-labels", help="Learn random labels: evaluate --random-labels compares with it.")
@@ -64,12 +76,17 @@ def train_cls(
     """Train a classifier from image-level labels.
 
     Example: xseg train-cls VOC2012 --model timm:resnet50 --weights hub --split train_aug -o cls.h5
+
+    Example: xseg train-cls VOC2012 --model hybrid-vit --set stem=resnet50 --set depth=2 --weights hub -o cls.h5
+
+    Example: xseg train-cls VOC2012 --model hybrid-vit --set preset=paper-003 --preset paper-003 --weights hub -o cls.h5
     """
-    from xseg.classifier.settings import TrainSettings
+    from xseg.classifier.settings import PRESETS
     from xseg.classifier.step import ModelOptions, train
     from xseg.cli.data import names_in, options_of, trainer_data
 
     _refuse_combinations(keep_head, init_only, permute_labels)
+    require_one_of("--preset", preset, *PRESETS)
     require_one_of("--optimizer", optimizer, "sgd", "adamw")
     require_one_of("--schedule", schedule, "poly", "cosine")
     require_one_of("--loss", loss, "soft-margin", "bce", "cross-entropy")
@@ -88,36 +105,36 @@ def train_cls(
         layer=layer,
         options=options_of(set_ or ()),
     )
-    settings = (
-        None
-        if init_only
-        else TrainSettings(
-            epochs=epochs,
-            batch_size=context.runtime.batch_size or 16,
-            crop=crop,
-            resize_low=resize_low,
-            resize_high=resize_high,
-            loss=loss,  # type: ignore[arg-type]
-            optimizer=optimizer,  # type: ignore[arg-type]
-            lr=lr,
-            head_lr_multiplier=head_lr_multiplier,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,  # type: ignore[arg-type]
-            poly_power=poly_power,
-            warmup=warmup,
-            jitter=jitter,
-            frozen=freeze,
-            freeze_bn=freeze_bn,
-            freeze_bn_affine=freeze_bn_affine,
-            balance=balance,
-            label_smoothing=label_smoothing,
-            interpolate=interpolate,
-            clip=clip,
-            seed=context.runtime.seed,
-            amp=bool(context.runtime.amp),
-        )
-    )
+    given = {
+        "epochs": epochs,
+        "batch_size": context.runtime.batch_size,
+        "crop": crop,
+        "resize_low": resize_low,
+        "resize_high": resize_high,
+        "loss": loss,
+        "optimizer": optimizer,
+        "lr": lr,
+        "head_lr_multiplier": head_lr_multiplier,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "poly_power": poly_power,
+        "warmup": warmup,
+        "jitter": jitter,
+        "frozen": freeze,
+        "freeze_bn": freeze_bn,
+        "freeze_bn_affine": freeze_bn_affine,
+        "balance": balance,
+        "label_smoothing": label_smoothing,
+        "interpolate": interpolate,
+        "clip": clip,
+        "seed": context.runtime.seed,
+        "amp": bool(context.runtime.amp),
+    }
+    settings = None
+    if not init_only:
+        chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        settings = replace(PRESETS[preset](), **chosen)
     held_out = trainer_data(dataset, format_, val_split, context) if val_split else None
     result = train(data, network, settings, held_out, context.runtime, random_labels=permute_labels)
     _tell(context, result, data.classes)
