@@ -22,7 +22,7 @@ mkdir -p "$OUT"
 maps() {
     for name in $only; do
         # shellcheck disable=SC2046
-        $xseg explain "$CLS" "$DATA" --targets labels,top1 $(arguments "$name") -o "$OUT/$name.h5"
+        $xseg explain "$CLS" "$DATA" --targets labels,predicted $(arguments "$name") -o "$OUT/$name.h5"
     done
 }
 

@@ -30,6 +30,8 @@ def classifier(activation="sigmoid"):
         ("top1", "sigmoid", True, (3,)),
         ("labels,top1", "sigmoid", True, (2, 3, 4)),
         ("top1,labels", "softmax", True, (2, 3, 4)),
+        ("labels,predicted", "sigmoid", True, (1, 2, 3, 4)),
+        ("labels,predicted", "softmax", True, (2, 3, 4)),
         ("all", "softmax", False, (1, 2, 3, 4)),
         ("boat, cat,boat", "sigmoid", False, (4, 1)),
     ],

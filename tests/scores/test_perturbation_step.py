@@ -1,5 +1,6 @@
 import io
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -174,6 +175,11 @@ def test_the_curves_are_drawn(made, tmp_path):
         score(made, made.cam, picture=path)
     with pytest.raises(UsageError, match=r"ends in .png"):
         score(made, made.cam, picture=tmp_path / "curves.jpg")
+    taken = tmp_path / "cam.png"
+    shutil.copy(made.cam, taken)
+    for told in (runtime(limit=2, overwrite=True), runtime(taken, limit=2, overwrite=True)):
+        with pytest.raises(UsageError, match=r"is an input or the output of this command"):
+            score(made, str(taken) if told.target.path is None else made.cam, picture=taken, told=told)
     with pytest.raises(CannotCreate, match="no such directory"):
         score(made, made.cam, picture=tmp_path / "nowhere" / "curves.png")
 

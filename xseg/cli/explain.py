@@ -22,7 +22,7 @@ def explain(
     targets: Annotated[
         str | None,
         typer.Option(
-            help="labels, predicted, top1, labels,top1 (both), all, or class names. Default: labels if there are any."
+            help="labels, predicted, labels,predicted (both), top1, all, or class names; default: labels if any."
         ),
     ] = None,
     threshold: Annotated[float, typer.Option(help="Probability above which a class is predicted.")] = 0.5,

@@ -102,7 +102,7 @@ def explain(source: str, dataset: Dataset, options: ExplainOptions, runtime: Run
     )
     if targets.needs_labels:
         labels.require()
-    header = _header(content, classifier, dataset, method, options, runtime, targets.rule == "labels")
+    header = _header(content, classifier, dataset, method, options, runtime, targets.needs_labels)
     explainer = _Explainer(classifier, method, targets, options, header, runtime)
     positions = runtime.shard.range(len(dataset)) if runtime.shard else range(len(dataset))
 

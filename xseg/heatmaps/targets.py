@@ -1,8 +1,8 @@
-"""Which classes of an image are explained: `--targets labels|predicted|top1|labels,top1|all|NAME,...`."""
+"""Which classes of an image are explained: `--targets labels|predicted|top1|labels,predicted|all|NAME,...`."""
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -18,41 +18,43 @@ class Targets:
     """A resolved `--targets`: a rule applied to each image, or a fixed list of classes.
 
     Args:
-        rule: `labels` (image-level labels), `top1` (the most probable class), `both` of these, `above` (probability
-            above the threshold) or `listed`.
+        rule: `labels` (image-level labels), `top1` (the most probable class), `above` (probability above the
+            threshold) or `listed`.
         listed: class ids 1..C for `listed`.
         threshold: for `above`.
+        with_labels: the image-level labels besides.
     """
 
-    rule: Literal["labels", "top1", "both", "above", "listed"]
+    rule: Literal["labels", "top1", "above", "listed"]
     listed: tuple[int, ...] = ()
     threshold: float = 0.5
+    with_labels: bool = False
 
     @property
     def needs_probabilities(self) -> bool:
         """Whether the classifier has to be asked first."""
-        return self.rule in ("top1", "both", "above")
+        return self.rule in ("top1", "above")
 
     @property
     def needs_labels(self) -> bool:
         """Whether image-level labels have to be known."""
-        return self.rule in ("labels", "both")
+        return self.rule == "labels" or self.with_labels
 
     def of(self, label_vector: np.ndarray | None, probabilities: np.ndarray | None) -> tuple[int, ...]:
         """Class ids 1..C, ascending (`listed`: as listed), for one image.
 
         Args:
-            label_vector: (C,) uint8, 1 present, 0 absent, 255 unknown, in the classifier's order; for `labels`, `both`.
-            probabilities: (C,) float in [0,1]; for `top1`, `both` and `above`.
+            label_vector: (C,) uint8, 1 present, 0 absent, 255 unknown, in the classifier's order; for `labels`.
+            probabilities: (C,) float in [0,1]; for `top1` and `above`.
 
         Raises:
             ValueError: what the rule needs was not given.
         """
         if self.rule == "listed":
             return self.listed
-        if self.rule == "both":
-            halves = (Targets("labels").of(label_vector, None), Targets("top1").of(None, probabilities))
-            return tuple(sorted({class_id for half in halves for class_id in half}))
+        if self.with_labels:
+            halves = (Targets("labels"), replace(self, with_labels=False))
+            return tuple(sorted({class_id for half in halves for class_id in half.of(label_vector, probabilities)}))
         given = label_vector if self.rule == "labels" else probabilities
         if given is None:
             raise ValueError(f"targets by {self.rule}, but no {'labels' if self.rule == 'labels' else 'probabilities'}")
@@ -77,15 +79,15 @@ def parse_targets(
         raise UsageError(f"--threshold {threshold}: needs a probability between 0 and 1")
     classes = classifier.config.classes
     name = spec if spec is not None else ("labels" if dataset_has_labels else "predicted")
-    with_top1 = sorted(name.split(",")) == ["labels", "top1"]
-    if name == "labels" or with_top1:
-        if not dataset_has_labels:
-            raise UsageError(f"--targets {name}: the dataset has no image-level labels", "use --targets predicted")
-        return Targets("both" if with_top1 else "labels")
-    if name == "top1" or (name == "predicted" and classifier.config.activation == "softmax"):
-        return Targets("top1")
-    if name == "predicted":
-        return Targets("above", threshold=threshold)
+    rules = set(name.split(","))
+    if "labels" in rules <= {"labels", "top1", "predicted"} and not dataset_has_labels:
+        raise UsageError(f"--targets {name}: the dataset has no image-level labels", "use --targets predicted")
+    if rules == {"labels"}:
+        return Targets("labels")
+    if rules in ({"predicted"}, {"labels", "predicted"}) and classifier.config.activation == "sigmoid":
+        return Targets("above", threshold=threshold, with_labels="labels" in rules)
+    if rules in ({"top1"}, {"predicted"}, {"labels", "top1"}, {"labels", "predicted"}):
+        return Targets("top1", with_labels="labels" in rules)
     if name == "all":
         return Targets("listed", tuple(range(1, len(classes) + 1)))
     return Targets("listed", _named(name, classes))

@@ -112,7 +112,7 @@ def evaluate_perturbation(
                 f"{opened.heading} was not made directly by {options.classifier}; the curves are about this classifier"
             )
     header = _header(runs, parent, classifier, dataset, options, runtime)
-    _check_picture(options.picture, header.run, runtime)
+    _check_picture(options.picture, header.run, [*inputs, options.classifier], runtime)
     protocol = _Protocol(classifier, dataset, options, runtime)
     chosen = [_Chosen(opened, maps_of) for opened in runs for maps_of in options.maps_of or (None,)]
     outcome = score_runs(chosen, header, protocol.score, runtime)
@@ -121,11 +121,11 @@ def evaluate_perturbation(
     return outcome
 
 
-def _check_picture(path: Path | None, run: str, runtime: Runtime) -> None:
+def _check_picture(path: Path | None, run: str, inputs: Sequence[str], runtime: Runtime) -> None:
     """Find out before the work begins that the picture cannot be written.
 
     Raises:
-        UsageError: its name is not that of a PNG.
+        UsageError: its name is not that of a PNG, or an input or the output has it.
         CannotCreate: it is there, not of this run, and may not be replaced, or its directory cannot be written.
     """
     from xseg.pictures.line_chart import run_of
@@ -134,6 +134,9 @@ def _check_picture(path: Path | None, run: str, runtime: Runtime) -> None:
         return
     if path.suffix.lower() != ".png":
         raise UsageError(f"--curve {path}: needed a name that ends in .png", "for example --curve curves.png")
+    others = [*inputs, *([] if runtime.target.path is None else [str(runtime.target.path)])]
+    if path.resolve() in {Path(name).resolve() for name in others if name != "-"}:
+        raise UsageError(f"--curve {path} is an input or the output of this command", "give another --curve")
     check_writable(path)
     if path.exists() and not runtime.overwrite and run_of(path) != run:
         raise CannotCreate(
@@ -232,7 +235,10 @@ class _Tally:
     bare: int = 0
 
 
-_NO_LABELS = ("its labels are not known", "give a --dataset that has them, or use --score-against predicted")
+_NO_LABELS = (
+    "its labels are not known",
+    "give a --dataset that has them, or use --score-against predicted and no --maps-of labels",
+)
 
 
 class _Protocol:
@@ -323,7 +329,7 @@ class _Protocol:
 
     def _hint(self, choice: Against | None) -> str:
         if choice == "predicted":
-            return "explain what the classifier predicts, too: --targets labels,top1"
+            return "explain what the classifier predicts, too: --targets labels,predicted"
         return "explain classes that the images have"
 
     def _missing(self, opened: Opened, seen: set[str]) -> int:
