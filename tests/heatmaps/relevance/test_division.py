@@ -5,10 +5,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn import functional
 
 from tests.heatmaps.nets import normalised, wrap
 from tests.heatmaps.relevance.nets import walker_of
-from xseg.heatmaps.relevance.rules import Division, divide_as_published
+from xseg.heatmaps.relevance.affine import Affine
+from xseg.heatmaps.relevance.rules import AlphaBeta, Division, Place, SeparatePlus, divide_as_published
 
 NUMBERS = st.floats(-1e6, 1e6, allow_nan=False).filter(lambda x: x == 0 or abs(x) > 1e-8)
 
@@ -63,3 +65,13 @@ def test_a_sum_of_equal_branches_gives_each_half_whatever_else_is_in_the_batch(m
     alone = walker_of(classifier, images[:1], method)
     (only,) = (step for step in alone.tape.steps if step.kind == "sum")
     torch.testing.assert_close(alone._through(only, arriving[:, :1])[0], first[:, :1], rtol=1e-12, atol=0)
+
+
+def test_relevance_doubles_with_a_denominator_for_each_sign_and_is_kept_with_one_for_both():
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(50, 200, dtype=torch.float64, generator=generator)
+    x = torch.randn(2, 200, dtype=torch.float64, generator=generator)
+    place = Place(Affine("dense", functional.linear, weight, None, {}), x, x @ weight.T, False)
+    start = torch.rand(1, 2, 50, dtype=torch.float64, generator=generator)
+    for rule, times in ((SeparatePlus(divide_as_published), 2), (AlphaBeta(1, divide_as_published, False), 1)):
+        torch.testing.assert_close(rule(place, start).sum(2), times * start.sum(2), rtol=1e-6, atol=0)
