@@ -1,4 +1,4 @@
-"""Which classes of an image are explained: `--targets labels|predicted|top1|labels,top1|all|NAME,...`."""
+"""Which classes of an image are explained: `--targets labels|predicted|top1|labels,top1|all|ssl|NAME,...`."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from xseg.classifier.model import Classifier
 from xseg.errors import BadInput, UsageError
 
-_RULES = ("labels", "predicted", "top1", "all")
+_RULES = ("labels", "predicted", "top1", "all", "ssl")
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,8 @@ def parse_targets(
         if not dataset_has_labels:
             raise UsageError(f"--targets {name}: the dataset has no image-level labels", "use --targets predicted")
         return Targets("both" if with_top1 else "labels")
-    if name == "top1" or (name == "predicted" and classifier.config.activation == "softmax"):
+    # Of `ssl` this is what holds without a neighbour; with one, `xseg.heatmaps.neighbour` chooses the class.
+    if name in ("top1", "ssl") or (name == "predicted" and classifier.config.activation == "softmax"):
         return Targets("top1")
     if name == "predicted":
         return Targets("above", threshold=threshold)
