@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from xseg.classifier.capture import module_at
+from xseg.classifier.checkpoints import find_network
 from xseg.classifier.config import Activation, ClassifierConfig, Scalar
 from xseg.classifier.probe import find_head, find_layer, trace
 from xseg.classifier.sources import Source, construct, hub_state, imagenet_names, parse_source, preprocessing
@@ -112,7 +113,8 @@ def create(
     Args:
         model: `timm:NAME` (the prefix may be left out), `torchvision:NAME` or `package.module:factory`; a factory is
             called as `factory(num_classes=C, **options)`.
-        classes: class names. With `keep_head` the names of the weights' own classes, or None for ImageNet's.
+        classes: class names. With `keep_head` the names of the weights' own classes, or None for ImageNet's, and for
+            the cluster heads of self-supervised networks "cluster 0" and so on.
         weights: a .safetensors or .pth file, `hub` (download) or `none` (random).
         keep_head: keep the weights' head instead of drawing a new one from N(0, 0.01^2).
         output_stride: stride of the last feature map in pixels.
@@ -148,9 +150,9 @@ def create(
     given = preprocessing(source, net)
     config = replace(config, input_size=input_size or given.input_size, mean=mean or given.mean, std=std or given.std)
     config = _probed(config, net, layer)
-    state = _weights(source, weights)
+    state, clusters = _weights(source, weights, net, config.head)
     if keep_head and state is not None:
-        config = _kept(config, state, classes, weights)
+        config = _kept(config, state, classes, weights, clusters)
         net = _construct(source, config, trusted=True)
     classifier = Classifier(config, net)
     if not keep_head:
@@ -161,10 +163,14 @@ def create(
     return classifier
 
 
-def _weights(source: Source, weights: str) -> dict[str, Tensor] | None:
+def _weights(source: Source, weights: str, net: nn.Module, head: str) -> tuple[dict[str, Tensor] | None, bool]:
+    """The tensors to load, and whether their head sorts into clusters without names."""
     if weights == "none":
-        return None
-    return hub_state(source) if weights == "hub" else read_weights(Path(weights))
+        return None, False
+    if weights == "hub":
+        return hub_state(source), False
+    found = find_network(read_weights(Path(weights)), net.state_dict(), head, weights)
+    return found.state, found.clusters
 
 
 def _construct(source: Source, config: ClassifierConfig, *, trusted: bool, seed: int = 0) -> nn.Module:
@@ -194,13 +200,14 @@ def _probed(config: ClassifierConfig, net: nn.Module, layer: str | None) -> Clas
 
 
 def _kept(
-    config: ClassifierConfig, state: dict[str, Tensor], names: Sequence[str] | None, weights: str
+    config: ClassifierConfig, state: dict[str, Tensor], names: Sequence[str] | None, weights: str, clusters: bool
 ) -> ClassifierConfig:
     key = f"{config.head}.weight"
     if key not in state:
         raise BadInput(f"weights {weights}: no {key}, so no head to keep", "leave --keep-head out")
     count = len(state[key])
-    own = tuple(names) if names is not None else imagenet_names(count)
+    known = tuple(f"cluster {number}" for number in range(count)) if clusters else imagenet_names(count)
+    own = known if names is None else tuple(names)
     if own is None:
         raise UsageError(
             f"--keep-head: the {count} classes of {weights} have no known names", "give --class-names FILE"
