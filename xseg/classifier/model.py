@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from xseg.classifier.capture import module_at
 from xseg.classifier.checkpoints import find_network
 from xseg.classifier.config import Activation, ClassifierConfig, Scalar
+from xseg.classifier.linear_probe import LinearProbe, probe_name, probed
 from xseg.classifier.probe import find_head, find_layer, trace
 from xseg.classifier.sources import Source, construct, hub_state, imagenet_names, parse_source, preprocessing
 from xseg.classifier.weights import load_into, read_weights
@@ -61,7 +62,7 @@ class Classifier(nn.Module):
 
         A user's network may rely on the usual one (`view`), so it keeps it.
         """
-        known = self.config.model.startswith(("timm:", "torchvision:"))
+        known = probed(self.config.model)[0].startswith(("timm:", "torchvision:"))
         return torch.channels_last if known else torch.contiguous_format
 
     def lay_out(self, layout: torch.memory_format) -> "Classifier":
@@ -82,7 +83,11 @@ def build(config: ClassifierConfig) -> Classifier:
         UsageError, Unavailable: the model cannot be constructed here.
         BadInput: `config.layer` or `config.head` is not a module of it.
     """
-    classifier = Classifier(config, _construct(parse_source(config.model), config, trusted=False))
+    model, layer = probed(config.model)
+    net = _construct(parse_source(model), config, trusted=False)
+    if layer is not None:
+        net = LinearProbe(net, layer, len(config.classes), config.input_size)
+    classifier = Classifier(config, net)
     for path in (config.layer, config.head):
         try:
             module_at(classifier.net, path)
@@ -161,6 +166,47 @@ def create(
     if state is not None:
         load_into(net, state, weights, skip=None if keep_head else config.head)
     return classifier
+
+
+def attach_probe(
+    classifier: Classifier, layer: str, classes: Sequence[str], *, head_bias: bool = True, seed: int = 0
+) -> Classifier:
+    """A linear probe: `classifier` ends at `layer`, and a new sigmoid head reads the mean of its output.
+
+    Args:
+        classifier: its network becomes part of the probe, without what comes after the layer.
+        layer: module path before the head.
+        classes: class names of the new head.
+        head_bias: whether it has a bias.
+        seed: of its random weights.
+
+    Raises:
+        UsageError: no such layer, one that is never run, or the head; class names that are not unique.
+    """
+    config = classifier.config
+    model, already = probed(config.model)
+    if already is not None:
+        raise UsageError(f"--probe {layer}: this network is a probe itself, at {already}", "probe what it was made of")
+    head = classifier.head  # before it is taken out
+    probe = LinearProbe(classifier.net, layer, len(classes), config.input_size)
+    if any(module is head for module in probe.modules()):
+        raise UsageError(
+            f"--probe {layer}: the head {config.head} is part of it, and says nothing of other classes",
+            "choose a layer before the head",
+        )
+    config = replace(
+        config,
+        model=probe_name(layer, model),
+        classes=_unique(classes),
+        activation="sigmoid",
+        head_bias=head_bias,
+        layer="trunk",
+        head="head",
+    )
+    made = Classifier(config, probe)
+    _draw_head(made.head, seed)
+    _drop_bias(made)
+    return made
 
 
 def _weights(source: Source, weights: str, net: nn.Module, head: str) -> tuple[dict[str, Tensor] | None, bool]:
