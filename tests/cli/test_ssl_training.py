@@ -49,6 +49,17 @@ def test_a_probe_of_it_is_a_classifier_that_explain_explains(chain, run, ssl, tm
     assert len(records(tmp_path / "bank.h5")[0].arrays["latent"]) == after["head.weight"].shape[1]
 
 
+def test_maps_of_a_pretext_task_are_scored_by_their_place_and_others_are_refused(chain, run, ssl, tmp_path):
+    places, named = tmp_path / "ssl.h5", tmp_path / "top1.h5"
+    run("explain", ssl, chain.data, "--targets", "ssl", "--neighbour", "none", *CPU, "-o", places)
+    run("explain", ssl, chain.data, "--targets", "top1", *CPU, "-o", named)
+    score = ("--protocol", "imagenet-seg", "--dataset", chain.data, "--json")
+    found = run("evaluate", places, *score).json
+    assert found["images"] > 0
+    assert found["images_without_map"] == found["maps_of_another_class"] == 0
+    assert "has other classes than the heatmaps" in run("evaluate", named, *score, status=65).stderr
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -74,16 +74,16 @@ def latents(classifier: Classifier, images: Tensor, layer: str | None = None) ->
 
 
 def scores(classifier: Classifier, latent: Tensor) -> Tensor:
-    """The head applied to latent vectors (N,F): (N,C) float64."""
-    weight, bias = classifier.head.get_parameter("weight"), getattr(classifier.head, "bias", None)
-    return functional.linear(latent.double(), weight.flatten(1).double(), None if bias is None else bias.double())
+    """The head applied to latent vectors (N,F): (N,C) float64 on the CPU, for not every device has double precision."""
+    head = {name: values.detach().cpu().double() for name, values in classifier.head.named_parameters()}
+    return functional.linear(latent.detach().cpu().double(), head["weight"].flatten(1), head.get("bias"))
 
 
 def head_disagrees(classifier: Classifier) -> str | None:
     """Why the logits are not the head applied to the latent vector that it reads; None if they are."""
     with evaluating(classifier), torch.no_grad():
         images = probe_images(classifier)
-        logits, latent = classifier(images).double(), latents(classifier, images)
+        logits, latent = classifier(images).cpu().double(), latents(classifier, images)
         found = scores(classifier, latent)
     if found.shape == logits.shape and (found - logits).abs().amax() <= _AGREEMENT * logits.abs().amax():
         return None

@@ -96,7 +96,7 @@ class Contrast:
                     "make the bank of more images, or use --neighbour none",
                 )
             shift = self._sign * torch.from_numpy(near.vector).double()
-            answer = scores(self._classifier, (torch.from_numpy(row).double() + shift).to(_device(self._classifier)))
+            answer = scores(self._classifier, torch.from_numpy(row).double() + shift)
             found.append(Contrasted(int(answer.argmax()), shift.float(), near.id))
         return found
 
@@ -135,7 +135,3 @@ def shifted(classifier: Classifier, shift: Tensor) -> Iterator[None]:
         yield
     finally:
         handle.remove()
-
-
-def _device(classifier: Classifier) -> torch.device:
-    return classifier.head.get_parameter("weight").device
