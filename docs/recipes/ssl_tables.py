@@ -67,7 +67,7 @@ def by_method(net: str, runs: list[dict[str, Any]]) -> Iterator[tuple[str, dict[
 
 def scores(run: dict[str, Any]) -> list[str]:
     """Accuracy and average precisions of the imagenet-seg protocol."""
-    return [spread(run, name) for name in ("pixel_accuracy", "ap_hard", "ap")]
+    return [spread(run, name) for name in ("pixel_accuracy", "ap_hard", "ap_soft")]
 
 
 def spread(run: dict[str, Any], name: str) -> str:
