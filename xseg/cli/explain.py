@@ -49,7 +49,7 @@ def explain(
 
     Example: xseg explain cls.h5 VOC2012 --split train --scales 1,0.5,1.5,2 --flip -o cam.h5
 
-    Of a self-supervised network: xseg explain ssl.h5 VOC2012 --method agf --targets ssl --bank bank.h5 -o agf.h5
+    Example: xseg explain ssl.h5 VOC2012 --method agf --targets ssl --bank bank.h5 -o agf.h5
     """
     from xseg.cli.data import dataset_of, map_size_of, report
     from xseg.heatmaps.step import ExplainOptions

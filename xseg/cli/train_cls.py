@@ -78,9 +78,9 @@ def train_cls(
 
     Example: xseg train-cls VOC2012 --model timm:resnet50 --weights hub --split train_aug -o cls.h5
 
-    Without labels: xseg train-cls PHOTOS --model timm:resnet18 --weights none --objective rotation --crop 224 -o ssl.h5
+    Example: xseg train-cls PHOTOS --model timm:resnet18 --weights none --objective rotation --crop 224 -o ssl.h5
 
-    A linear probe: xseg train-cls VOC2012 --weights ssl.h5 --probe layer3 -o probe3.h5
+    Example: xseg train-cls VOC2012 --weights ssl.h5 --probe layer3 -o probe3.h5
     """
     from xseg.classifier.settings import TrainSettings
     from xseg.classifier.step import ModelOptions, train
