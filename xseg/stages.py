@@ -37,6 +37,7 @@ STAGES = (
         "scores",
         "Score heatmaps, masks or classifiers against ground truth.",
     ),
+    Stage("features", ("classifier", "dataset"), "features", "Keep the latent vector of every image, as a bank."),
     Stage("methods", (), "text", "List the explanation methods and their parameters."),
     Stage("info", ("any",), "text", "Say what an artifact holds and where it came from."),
     Stage("validate", ("any",), "text", "Check an artifact completely."),

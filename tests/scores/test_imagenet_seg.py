@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -160,3 +162,11 @@ def test_bad_inputs():
     score.add(values[None], ONE, truth, image="a")
     with pytest.raises(BadInput, match="scored twice"):
         score.add(values[None], ONE, truth, image="a")
+
+
+def test_maps_of_another_class_are_counted_in_numbers_that_json_knows():
+    values, truth = drawn(3)
+    score = ForegroundScore("positive")
+    score.add(values[None], np.array([4], np.int32), truth, label=2, image="a")
+    found = score.result(replicates=0)
+    assert json.loads(json.dumps(found))["maps_of_another_class"] == 1

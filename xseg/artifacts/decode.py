@@ -147,8 +147,8 @@ class Part:
             fits |= reader.empty
             if not fits.all():
                 at = int(np.argmin(fits))
-                (height, width), size = grids[at].tolist(), "x".join(map(str, self.sizes[at].tolist()))
-                self._require(False, f"{name} of {self.ids[at]} is {height}x{width}, its image {size}")
+                grid, size = ("x".join(map(str, sides[at].tolist())) for sides in (grids, self.sizes))
+                self._require(False, f"{name} of {self.ids[at]} is {grid}, its image {size}")
             needed += reader.nbytes
         most = most_for_one_image(self._file)
         self._require(bool((needed <= most).all()), f"an image needs {needed.max(initial=0)} bytes, more than {most}")
@@ -229,7 +229,7 @@ class _RaggedReader:
 
     Attributes:
         values: all images' values, end to end.
-        grids: (N, 2) height and width of each image's array.
+        grids: (N, 2) height and width of each image's array; (N, 1) the length of a vector.
         empty: (N,) whether an image has no map at all, and so no grid.
         nbytes: (N,) what each image's share needs in memory.
     """

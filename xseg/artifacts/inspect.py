@@ -46,10 +46,16 @@ def problems(part: Part) -> Iterator[str]:
     Raises:
         BadInput: values that cannot be read at all.
     """
+    widths: dict[int, str] = {}
     for position in range(len(part) if part.header.work else 0):
         record = part.record(position)
         if part.header.kind == "heatmaps":
             yield from _map_problems(record.id, record.arrays, len(part.header.classes))
+        if part.header.kind == "features":
+            widths.setdefault(len(record.arrays["latent"]), record.id)
+    if len(widths) > 1:
+        (one, name), (other, its) = list(widths.items())[:2]
+        yield f"{name} has a vector of {one} numbers, {its} one of {other}"
     if len(set(part.ids if part.header.work else ())) < (len(part) if part.header.work else 0):
         yield "an id is there twice"
     if part.content() != part.stored_content():

@@ -86,6 +86,13 @@ KINDS: dict[str, Kind] = {
             ),
         ),
         Kind("masks", 1, "xseg crf HEATMAPS --masks", (Ragged("masks", 2, LABEL_DTYPES),)),
+        Kind(
+            "features",
+            1,
+            "xseg features CLASSIFIER DATASET",
+            (Ragged("latent", 1, ("float32",), on_image=False),),
+            ("layer",),
+        ),
         Kind("affinity", 1, "xseg affinity-train PSEUDOLABELS CLASSIFIER", weights=True),
         Kind("scores", 1, "xseg evaluate INPUTS --dataset DATASET"),
     )

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from xseg.classifier.capture import module_at
+from xseg.classifier.checkpoints import find_network
 from xseg.classifier.config import Activation, ClassifierConfig, Scalar
 from xseg.classifier.hybrid import is_whole, load_hybrid
+from xseg.classifier.linear_probe import LinearProbe, probe_name, probed
 from xseg.classifier.probe import find_head, find_layer, trace
 from xseg.classifier.sides import nearest, refused_steps
 from xseg.classifier.sources import (
@@ -73,7 +75,7 @@ class Classifier(nn.Module):
 
         A user's network may rely on the usual one (`view`), so it keeps it.
         """
-        known = self.config.model.startswith(("timm:", "torchvision:", HYBRID))
+        known = probed(self.config.model)[0].startswith(("timm:", "torchvision:", HYBRID))
         return torch.channels_last if known else torch.contiguous_format
 
     def lay_out(self, layout: torch.memory_format) -> "Classifier":
@@ -94,7 +96,11 @@ def build(config: ClassifierConfig) -> Classifier:
         UsageError, Unavailable: the model cannot be constructed here.
         BadInput: `config.layer` or `config.head` is not a module of it.
     """
-    classifier = Classifier(config, _construct(parse_source(config.model), config, trusted=False))
+    model, layer = probed(config.model)
+    net = _construct(parse_source(model), config, trusted=False)
+    if layer is not None:
+        net = LinearProbe(net, layer, len(config.classes), config.input_size)
+    classifier = Classifier(config, net)
     for path in (config.layer, config.head):
         try:
             module_at(classifier.net, path)
@@ -125,7 +131,8 @@ def create(
     Args:
         model: `timm:NAME` (the prefix may be left out), `torchvision:NAME`, `hybrid-vit` or `package.module:factory`;
             a factory is called as `factory(num_classes=C, **options)`.
-        classes: class names. With `keep_head` the names of the weights' own classes, or None for ImageNet's.
+        classes: class names. With `keep_head` the names of the weights' own classes, or None for ImageNet's, and for
+            the cluster heads of self-supervised networks "cluster 0" and so on.
         weights: a .safetensors or .pth file, `hub` (download) or `none` (random); for a hybrid those of its stem or of
             all of it.
         keep_head: keep the weights' head instead of drawing a new one from N(0, 0.01^2).
@@ -162,11 +169,11 @@ def create(
     given = preprocessing(source, net)
     config = replace(config, input_size=input_size or given.input_size, mean=mean or given.mean, std=std or given.std)
     config = _probed(config, net, layer or own_layer(source))
-    state = _weights(published_weights(source, config.options), weights)
+    state, clusters = _weights(published_weights(source, config.options), weights, net, config.head)
     if keep_head and state is not None:
         if source.kind == HYBRID and not is_whole(state):
             raise UsageError(f"--keep-head: {weights} has the head of the stem", f"needed weights of a whole {HYBRID}")
-        config = _kept(config, state, classes, weights)
+        config = _kept(config, state, classes, weights, clusters)
         net = _construct(source, config, trusted=True)
     classifier = Classifier(config, net)
     if not keep_head:
@@ -194,15 +201,65 @@ def create_former(
     """
     source = parse_source(model)
     published = published_weights(source, options or {})
-    if published == source or is_whole(_weights(published, weights) or {}):
+    if published == source or is_whole(_read(published, weights) or {}):
         return create(model, class_names, weights=weights, keep_head=True, options=options)
     return create(str(published), class_names, weights=weights, keep_head=True)
 
 
-def _weights(source: Source, weights: str) -> dict[str, Tensor] | None:
+def attach_probe(
+    classifier: Classifier, layer: str, classes: Sequence[str], *, head_bias: bool = True, seed: int = 0
+) -> Classifier:
+    """A linear probe: `classifier` ends at `layer`, and a new sigmoid head reads the mean of its output.
+
+    Args:
+        classifier: its network becomes part of the probe, without what comes after the layer.
+        layer: module path before the head.
+        classes: class names of the new head.
+        head_bias: whether it has a bias.
+        seed: of its random weights.
+
+    Raises:
+        UsageError: no such layer, one that is never run, or the head; class names that are not unique.
+    """
+    config = classifier.config
+    model, already = probed(config.model)
+    if already is not None:
+        raise UsageError(f"--probe {layer}: this network is a probe itself, at {already}", "probe what it was made of")
+    head = classifier.head  # before it is taken out
+    probe = LinearProbe(classifier.net, layer, len(classes), config.input_size)
+    if any(module is head for module in probe.modules()):
+        raise UsageError(
+            f"--probe {layer}: the head {config.head} is part of it, and says nothing of other classes",
+            "choose a layer before the head",
+        )
+    config = replace(
+        config,
+        model=probe_name(layer, model),
+        classes=_unique(classes),
+        activation="sigmoid",
+        head_bias=head_bias,
+        layer="trunk",
+        head="head",
+    )
+    made = Classifier(config, probe)
+    _draw_head(made.head, seed)
+    _drop_bias(made)
+    return made
+
+
+def _read(source: Source, weights: str) -> dict[str, Tensor] | None:
     if weights == "none":
         return None
     return hub_state(source) if weights == "hub" else read_weights(Path(weights))
+
+
+def _weights(source: Source, weights: str, net: nn.Module, head: str) -> tuple[dict[str, Tensor] | None, bool]:
+    """The tensors to load, and whether their head sorts into clusters without names."""
+    state = _read(source, weights)
+    if state is None or weights == "hub":
+        return state, False
+    found = find_network(state, net.state_dict(), head, weights)
+    return found.state, found.clusters
 
 
 def _construct(source: Source, config: ClassifierConfig, *, trusted: bool, seed: int = 0) -> nn.Module:
@@ -237,13 +294,14 @@ def _probed(config: ClassifierConfig, net: nn.Module, layer: str | None) -> Clas
 
 
 def _kept(
-    config: ClassifierConfig, state: dict[str, Tensor], names: Sequence[str] | None, weights: str
+    config: ClassifierConfig, state: dict[str, Tensor], names: Sequence[str] | None, weights: str, clusters: bool
 ) -> ClassifierConfig:
     key = f"{config.head}.weight"
     if key not in state:
         raise BadInput(f"weights {weights}: no {key}, so no head to keep", "leave --keep-head out")
     count = len(state[key])
-    own = tuple(names) if names is not None else imagenet_names(count)
+    known = tuple(f"cluster {number}" for number in range(count)) if clusters else imagenet_names(count)
+    own = known if names is None else tuple(names)
     if own is None:
         raise UsageError(
             f"--keep-head: the {count} classes of {weights} have no known names", "give --class-names FILE"

@@ -17,6 +17,7 @@ from xseg.errors import Unavailable, UsageError
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HYBRID = "hybrid-vit"
 PERMITTED = "XSEG_FACTORIES"
+_OWN = {"xseg.classifier.alexnet:AlexNetBN"}  # factories that come with xseg, and need nobody's permission
 # A stored config must not reach a constructor's loading or downloading arguments, hence a list of what is allowed.
 _OPTIONS = {
     "timm": {"drop_rate", "drop_path_rate", "drop_block_rate"},
@@ -166,7 +167,7 @@ def _refusal(source: Source, output_stride: int | None, options: dict[str, Any],
 def _from_factory(
     source: Source, classes: int, output_stride: int | None, options: dict[str, Any], trusted: bool
 ) -> nn.Module:
-    permitted = {name.strip() for name in os.environ.get(PERMITTED, "").split(",")}
+    permitted = _OWN | {name.strip() for name in os.environ.get(PERMITTED, "").split(",")}
     if not trusted and source.name not in permitted:
         raise Unavailable(
             f"the classifier is made by {source.name}, code that the artifact itself cannot vouch for",

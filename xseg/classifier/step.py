@@ -2,21 +2,23 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from xseg.artifacts.header import Header
+from xseg.artifacts.header import Header, Parent
 from xseg.artifacts.weights import read_weights
 from xseg.classifier.config import ClassifierConfig, Scalar
-from xseg.classifier.model import Classifier, build, create, create_former
+from xseg.classifier.model import Classifier, attach_probe, build, create, create_former
+from xseg.classifier.rotation import ROTATIONS, Accuracy
 from xseg.classifier.samples import permute_labels
 from xseg.classifier.settings import TrainSettings
-from xseg.classifier.train import TrainResult, train_classifier
+from xseg.classifier.train import Objective, TrainResult, train_classifier
 from xseg.classifier.transfer import transfer_head
 from xseg.datasets.index import Dataset
 from xseg.device import cores, resolve
-from xseg.errors import BadInput
+from xseg.errors import BadInput, UsageError
 from xseg.runs.provenance import provenance
 from xseg.runs.reporter import Reporter
 from xseg.runs.runtime import Runtime
@@ -30,8 +32,9 @@ class ModelOptions:
     """Which network, and from what weights.
 
     Attributes:
-        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit` or `package.module:factory`.
-        weights: a .safetensors or .pth file, `hub` or `none`.
+        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit` or `package.module:factory`; None: that of the artifact in
+            `weights`.
+        weights: a .safetensors or .pth file, `hub` or `none`; for a probe also a classifier artifact.
         keep_head: keep the weights' own classes.
         class_names: their names; None: ImageNet's.
         output_stride: of the last feature map; None: the network's own.
@@ -39,9 +42,10 @@ class ModelOptions:
         head_init: `random`, or `transfer`: blended from the weights' own head (`xseg.classifier.transfer`).
         layer: target layer for heatmaps; None: found.
         options: further arguments of the network's constructor.
+        probe: module path of a layer; the network ends there and does not learn, only a linear head on its mean does.
     """
 
-    model: str
+    model: str | None
     weights: str
     keep_head: bool = False
     class_names: tuple[str, ...] | None = None
@@ -50,6 +54,7 @@ class ModelOptions:
     head_init: Literal["random", "transfer"] = "random"
     layer: str | None = None
     options: Mapping[str, Scalar] | None = None
+    probe: str | None = None
 
 
 def train(
@@ -60,6 +65,7 @@ def train(
     runtime: Runtime,
     *,
     random_labels: bool = False,
+    objective: Objective = "labels",
 ) -> TrainResult | None:
     """Train a classifier, or wrap an existing one, and publish it.
 
@@ -70,6 +76,7 @@ def train(
         validation: measured at the end.
         runtime: shared options.
         random_labels: permute the labels among the training images, for a sanity check of heatmaps.
+        objective: learn the `labels`, or without them how far images are turned (`rotation`).
 
     Returns:
         What training reports; None without training or when the output was there already.
@@ -79,36 +86,34 @@ def train(
     """
     device = resolve(runtime.device, runtime.rank.local)
     with together(runtime.rank, device) as group:
-        return _train(dataset, model, settings, validation, runtime.for_rank(), device, group, random_labels)
+        run = _Run(runtime.for_rank(), device, group, random_labels, objective)
+        return _train(dataset, model, settings, validation, run)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """What a training has beside its data and numbers; see `train`."""
+
+    runtime: Runtime
+    device: torch.device
+    group: Together
+    random_labels: bool
+    objective: Objective
 
 
 def _train(
-    dataset: Dataset,
-    model: ModelOptions,
-    settings: TrainSettings | None,
-    validation: Dataset | None,
-    runtime: Runtime,
-    device: torch.device,
-    group: Together,
-    random_labels: bool,
+    dataset: Dataset, model: ModelOptions, settings: TrainSettings | None, validation: Dataset | None, run: _Run
 ) -> TrainResult | None:
-    if not model.keep_head:
+    runtime, device, group = run.runtime, run.device, run.group
+    if not model.keep_head and run.objective == "labels":
         dataset.require_labels()
         dataset.require_classes(1, "a classifier")
-    classifier = create(
-        model.model,
-        model.class_names if model.keep_head else dataset.classes,
-        weights=model.weights,
-        keep_head=model.keep_head,
-        output_stride=model.output_stride,
-        head_bias=model.head_bias,
-        layer=model.layer,
-        options=dict(model.options or {}),
-        seed=runtime.seed,
-    )
-    header = _header(dataset, classifier, model, settings, runtime, device, random_labels)
-    if random_labels:
+    classifier, origin = _network(dataset, model, run)
+    header = _header(dataset, classifier, origin, model, settings, run)
+    if run.random_labels:
         dataset = permute_labels(dataset, runtime.seed)
+    if settings is not None and model.probe is not None:
+        settings = replace(settings, frozen=("trunk",))
     path = runtime.path
 
     def publish(header: Header, checkpoint: Checkpoint | None) -> None:
@@ -136,8 +141,9 @@ def _train(
         should_stop=runtime.stop,
         progress=progress_of(runtime.reporter, "train-cls"),
         group=group,
+        objective=run.objective,
     )
-    trained = {"training": summary(result, dataset.classes), "processes": runtime.rank.count}
+    trained = {"training": summary(result), "processes": runtime.rank.count}
     publish(replace(header, provenance={**header.provenance, **trained}), checkpoint)
     return result
 
@@ -145,6 +151,7 @@ def _train(
 def _transfer(
     classifier: Classifier, dataset: Dataset, model: ModelOptions, runtime: Runtime, device: torch.device
 ) -> None:
+    assert model.model is not None  # transfer is refused without one
     former = create_former(model.model, model.class_names, weights=model.weights, options=dict(model.options or {}))
     runtime.reporter.start("head-init", len(dataset))
     transfer_head(
@@ -157,42 +164,94 @@ def _transfer(
     )
 
 
+def _network(dataset: Dataset, model: ModelOptions, run: _Run) -> tuple[Classifier, Parent]:
+    """The network to train or to wrap, and where its weights came from."""
+    classes = ROTATIONS if run.objective == "rotation" else dataset.classes
+    if is_artifact(model.weights):
+        classifier, origin = _of_artifact(model)
+    elif model.model is None:
+        raise UsageError("--model is missing", "give one, or with --probe a classifier artifact to --weights")
+    else:
+        origin = weights_parent(model.weights)
+        classifier = create(
+            model.model,
+            model.class_names if model.keep_head else classes,
+            weights=model.weights,
+            keep_head=model.keep_head,
+            output_stride=model.output_stride,
+            head_bias=model.head_bias,
+            activation="softmax" if run.objective == "rotation" else None,
+            layer=model.layer,
+            options=dict(model.options or {}),
+            seed=run.runtime.seed,
+        )
+    if model.probe is not None:
+        seed = run.runtime.seed
+        classifier = attach_probe(classifier, model.probe, classes, head_bias=model.head_bias, seed=seed)
+    return classifier, origin
+
+
+def _of_artifact(model: ModelOptions) -> tuple[Classifier, Parent]:
+    given = model.model is not None or model.output_stride is not None or model.options
+    if model.probe is None or given:
+        raise UsageError(
+            f"--weights {model.weights}: a classifier artifact can be probed only, and knows its own model",
+            "give --probe LAYER, and leave --model, --output-stride and --set out",
+        )
+    _, content, classifier = load_classifier(model.weights, torch.device("cpu"))
+    return classifier.lay_out(torch.contiguous_format), Parent("classifier", content)
+
+
+def is_artifact(weights: str) -> bool:
+    """Whether `--weights` names an artifact of this program."""
+    return Path(weights).suffix == ".h5"
+
+
 def _header(
     dataset: Dataset,
     classifier: Classifier,
+    origin: Parent,
     model: ModelOptions,
     settings: TrainSettings | None,
-    runtime: Runtime,
-    device: torch.device,
-    random_labels: bool,
+    run: _Run,
 ) -> Header:
     decided: dict[str, Any] = {
         **asdict(model),
         "training": asdict(settings) if settings else None,
-        "seed": runtime.seed,
+        "seed": run.runtime.seed,
     }
     del decided["weights"]  # the parents know them by content
-    if random_labels:  # a run without it stays the run it was
+    # A run without these stays the run it was.
+    if model.probe is None:
+        del decided["probe"]
+    if run.random_labels:
         decided["permute_labels"] = True
+    if run.objective != "labels":
+        decided["objective"] = run.objective
     return Header(
         "classifier",
         classifier.config.classes,
         "train-cls",
         decided,
-        parents=(weights_parent(model.weights), *(() if model.keep_head else (dataset_parent(dataset),))),
-        argv=runtime.argv,
-        provenance=provenance(device, dataset),
+        parents=(origin, *(() if model.keep_head else (dataset_parent(dataset),))),
+        argv=run.runtime.argv,
+        provenance=provenance(run.device, dataset),
         root=str(dataset.root.absolute()),
     )
 
 
-def summary(result: TrainResult, classes: tuple[str, ...]) -> dict[str, Any]:
-    """What is recorded of a training: steps, time, losses and, if measured, average precisions."""
+def summary(result: TrainResult) -> dict[str, Any]:
+    """What is recorded of a training: steps, time, losses and, if measured, average precisions or accuracies."""
     facts: dict[str, Any] = {"steps": result.steps, "seconds": round(result.seconds, 1), "history": result.history}
-    if result.validation is not None:
+    if isinstance(result.validation, Accuracy):
+        facts["accuracy"] = result.validation.mean
+        facts["accuracies"] = dict(zip(result.classes, result.validation.per_rotation.tolist(), strict=True))
+    elif result.validation is not None:
         values = result.validation.average_precision.tolist()
         facts["map"] = result.validation.mean
-        facts["ap"] = {name: None if value != value else value for name, value in zip(classes, values, strict=True)}
+        facts["ap"] = {
+            name: None if value != value else value for name, value in zip(result.classes, values, strict=True)
+        }
     return facts
 
 

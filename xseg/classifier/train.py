@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from xseg.classifier.features import stage_modules
 from xseg.classifier.losses import Loss, label_loss, loss_weight
 from xseg.classifier.model import Classifier
+from xseg.classifier.rotation import Accuracy, RotationTask, squares, validate_rotations
 from xseg.classifier.samples import TrainingBatches, label_matrix
 from xseg.classifier.settings import TrainSettings
 from xseg.classifier.sides import nearest, refused_steps, takes_one_size
@@ -27,6 +29,8 @@ from xseg.training.optim import make_optimizer
 from xseg.training.order import SampleOrder, balanced_weights
 from xseg.training.together import Together
 
+Objective = Literal["labels", "rotation"]
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -37,12 +41,14 @@ class TrainResult:
         validation: None without a validation set.
         steps: total number of steps.
         seconds: wall time of this call.
+        classes: names of the classifier's classes.
     """
 
     history: list[dict[str, float]]
-    validation: Validation | None
+    validation: Validation | Accuracy | None
     steps: int
     seconds: float
+    classes: tuple[str, ...] = ()
 
 
 class ClassifierTask:
@@ -91,6 +97,7 @@ def train_classifier(
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
     group: Together | None = None,
+    objective: Objective = "labels",
 ) -> TrainResult:
     """Train `classifier` in place; it ends on `device`, in eval mode.
 
@@ -105,6 +112,7 @@ def train_classifier(
         should_stop: polled between steps and between validation batches.
         progress: told (steps done, of how many, values).
         group: the processes that train together, each called with the same arguments; None: this one alone.
+        objective: `labels`, or `rotation`, for which the classes are `xseg.classifier.rotation.ROTATIONS`.
 
     Raises:
         BadInput: no images, no known label, or labels that do not suit the activation.
@@ -118,10 +126,13 @@ def train_classifier(
         group.first_does(checkpoint.claim)
     loss = _loss_for(classifier, settings)
     _require_crop(classifier, settings)
-    labels = _checked_labels(dataset, classifier, loss)
-    weights = balanced_weights(labels, settings.balance) if settings.balance else None
-    order = SampleOrder(len(labels), settings.seed, weights, group.part_of(settings.batch_size))
-    steps = max(1, -int(-settings.epochs * len(labels) // settings.batch_size))
+    if objective == "rotation":
+        dataset, weights = _without_labels(dataset, settings), None
+    else:
+        labels = _checked_labels(dataset, classifier, loss)
+        weights = balanced_weights(labels, settings.balance) if settings.balance else None
+    order = SampleOrder(len(dataset), settings.seed, weights, group.part_of(settings.batch_size))
+    steps = max(1, -int(-settings.epochs * len(dataset) // settings.batch_size))
     classifier.to(device).lay_out(classifier.layout)
     batches = TrainingBatches(
         dataset, order, settings.augmentation(), batch_size=settings.batch_size, seed=settings.seed, workers=workers
@@ -133,7 +144,9 @@ def train_classifier(
     start = {name: tensor.clone() for name, tensor in classifier.net.state_dict().items()}
     with _frozen(classifier, settings):
         history = train(
-            ClassifierTask(classifier, batches, loss, settings.label_smoothing),
+            RotationTask(classifier, batches, settings.label_smoothing)
+            if objective == "rotation"
+            else ClassifierTask(classifier, batches, loss, settings.label_smoothing),
             make_optimizer(classifier.net, [classifier.config.head], settings.optim()),
             settings.factor(steps),
             loop,
@@ -146,13 +159,13 @@ def train_classifier(
     if settings.interpolate < 1:
         classifier.net.load_state_dict(interpolate(start, classifier.net.state_dict(), settings.interpolate))
     classifier.eval().lay_out(torch.contiguous_format)
-    measured = None
+    measured: Validation | Accuracy | None = None
     if validation is not None:
-        measured = validate(
+        measured = (validate_rotations if objective == "rotation" else validate)(
             validation, classifier, device=device, workers=workers, batch_size=settings.batch_size,
             long_side=settings.validation_size or None, should_stop=should_stop, group=group,
         )  # fmt: skip
-    return TrainResult(history, measured, steps, time.monotonic() - started)
+    return TrainResult(history, measured, steps, time.monotonic() - started, classifier.config.classes)
 
 
 def _require_crop(classifier: Classifier, settings: TrainSettings) -> None:
@@ -175,6 +188,14 @@ def _loss_for(classifier: Classifier, settings: TrainSettings) -> Loss:
             "cross-entropy belongs to softmax, others to sigmoid",
         )
     return loss
+
+
+def _without_labels(dataset: Dataset, settings: TrainSettings) -> Dataset:
+    if not len(dataset.items):
+        raise BadInput("the training list is empty", "check --split and the list file")
+    if settings.balance:
+        raise UsageError("--balance with --objective rotation: no labels are looked at", "leave it out")
+    return squares(dataset)
 
 
 def _checked_labels(dataset: Dataset, classifier: Classifier, loss: Loss) -> np.ndarray:

@@ -1,7 +1,9 @@
 """Weight files: read without running code, matched to a network name by name."""
 
+import argparse
 import difflib
 import pickle
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,14 +20,17 @@ UNREADABLE = (
     pickle.UnpicklingError, SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError,
     AttributeError, struct.error,
 )  # fmt: skip
-_NESTED = ("state_dict", "model", "model_state_dict")
+# `teacher` is DINO's network of the two that is evaluated, `network` RotNet's.
+_NESTED = ("state_dict", "model", "model_state_dict", "teacher", "network")
+_CLUSTER_HEAD = re.compile(r"(?:^|\.)cluster_head\.(\d+)\.")
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
     """The state dict in a .safetensors or torch file, on the CPU.
 
-    A torch file is read with `weights_only=True`; a dict nested under `model` or `state_dict` is taken out and the
-    prefix `module.` of data-parallel training is stripped.
+    A torch file is read with `weights_only=True`; a dict nested under `model`, `state_dict` and the like is taken out,
+    the prefix `module.` of data-parallel training is stripped, and of several cluster heads (SCAN) only the one stays
+    that the file names as the best.
 
     Raises:
         InputMissing: no such file.
@@ -34,7 +39,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise InputMissing(f"--weights {path}: no such file", "a .safetensors or .pth file, or hub, or none")
     try:
-        loaded = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        loaded = load_file(path) if path.suffix == ".safetensors" else _load(path)
     except UNREADABLE as error:
         if "unsupported global" in str(error).lower():
             raise BadInput(
@@ -46,14 +51,33 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return _state_dict(loaded, path)
 
 
+def _load(path: Path) -> object:
+    # Training scripts keep their options beside the weights; a namespace holds values and runs nothing.
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        return torch.load(path, "cpu", weights_only=True)
+
+
 def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
+    best = _best_head(loaded)
     for key in _NESTED:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
             loaded = loaded[key]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise BadInput(f"--weights {path}: holds no state dict", f"tensors by name, at the top or under {_NESTED}")
     prefixed = bool(loaded) and all(str(key).startswith("module.") for key in loaded)
-    return {str(key).removeprefix("module.") if prefixed else str(key): value for key, value in loaded.items()}
+    state = {str(key).removeprefix("module.") if prefixed else str(key): value for key, value in loaded.items()}
+    return {key: value for key, value in state.items() if best is None or _cluster_head(key) in (None, best)}
+
+
+def _best_head(loaded: object) -> int | None:
+    """Which of several cluster heads a file of SCAN names as the best; None if it names none."""
+    named = [loaded.get(key) for key in ("head", "best_loss_head")] if isinstance(loaded, Mapping) else []
+    return next((value for value in named if isinstance(value, int)), None)
+
+
+def _cluster_head(key: str) -> int | None:
+    match = _CLUSTER_HEAD.search(key)
+    return int(match[1]) if match else None
 
 
 def load_into(net: nn.Module, state: Mapping[str, Tensor], source: str, skip: str | None = None) -> None:

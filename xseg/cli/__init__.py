@@ -7,6 +7,7 @@ from xseg.cli import (  # noqa: F401, I001 - each registers its commands, in the
     affinity_train,
     random_walk,
     evaluate,
+    features,
     methods,
     info,
     merge,

@@ -6,7 +6,7 @@ import typer
 
 from xseg.cli.command import Context, command
 from xseg.cli.data import DatasetIn, FormatOpt, SplitOpt
-from xseg.cli.options import PER_IMAGE, numbers
+from xseg.cli.options import PER_IMAGE, numbers, require_one_of
 from xseg.errors import Status
 
 
@@ -22,7 +22,7 @@ def explain(
     targets: Annotated[
         str | None,
         typer.Option(
-            help="labels, predicted, labels,predicted (both), top1, all, or class names; default: labels if any."
+            help="labels, predicted, labels,predicted (both), top1, all, ssl, or class names; default: labels if any."
         ),
     ] = None,
     threshold: Annotated[float, typer.Option(help="Probability above which a class is predicted.")] = 0.5,
@@ -35,17 +35,28 @@ def explain(
         int | None, typer.Option(min=1, help="Run the classifier at another output stride than it was trained at.")
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float16, float32 or uint8.")] = None,
+    bank: Annotated[str | None, typer.Option(help="With ssl: latent vectors made by features, for neighbours.")] = None,
+    neighbour: Annotated[
+        str | None, typer.Option(help="With ssl: difference from the nearest neighbour (default), sum, or none.")
+    ] = None,
+    neighbour_in: Annotated[
+        str, typer.Option(help="With ssl: the neighbour decides the class (as published), or enters the latent, too.")
+    ] = "class",
     split: SplitOpt = None,
     format_: FormatOpt = None,
 ) -> Status:
     """Explain a classifier: one heatmap per image and class.
 
     Example: xseg explain cls.h5 VOC2012 --split train --scales 1,0.5,1.5,2 --flip -o cam.h5
+
+    Example: xseg explain ssl.h5 VOC2012 --method agf --targets ssl --bank bank.h5 -o agf.h5
     """
     from xseg.cli.data import dataset_of, map_size_of, report
     from xseg.heatmaps.step import ExplainOptions
     from xseg.heatmaps.step import explain as run
 
+    require_one_of("--neighbour", neighbour, "difference", "sum", "none")
+    require_one_of("--neighbour-in", neighbour_in, "class", "latent")
     options = ExplainOptions(
         method=method,
         settings=tuple(set_ or ()),
@@ -58,6 +69,9 @@ def explain(
         layer=layer,
         output_stride=output_stride,
         dtype=dtype,
+        bank=bank,
+        neighbour=neighbour,  # type: ignore[arg-type]
+        neighbour_in=neighbour_in,  # type: ignore[arg-type]
     )
     status = run(classifier, dataset_of(dataset, format_, split, context), options, context.runtime)
     return report(context, status)

@@ -22,8 +22,16 @@ MODEL, LEARN, AUGMENT = "Model", "Learning", "Images"
 def train_cls(
     context: Context,
     dataset: DatasetIn,
-    model: Annotated[str, typer.Option(help="timm:NAME, torchvision:NAME, hybrid-vit or package.module:factory.")],
-    weights: Annotated[str, typer.Option(help="A .safetensors or .pth file, 'hub' (download) or 'none'.")],
+    weights: Annotated[
+        str,
+        typer.Option(help="A .safetensors or .pth file, 'hub' (download) or 'none'; with --probe also an artifact."),
+    ],
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="timm:NAME, torchvision:NAME, hybrid-vit, package.module:factory; unless an artifact has it."
+        ),
+    ] = None,
     init_only: Annotated[bool, typer.Option("--init-only", help="Wrap the model without training it.")] = False,
     keep_head: Annotated[bool, typer.Option("--keep-head", help="With --init-only: the weights' own classes.")] = False,
     class_names: Annotated[Path | None, typer.Option(help="With --keep-head: their names, one a line.")] = None,
@@ -33,6 +41,13 @@ def train_cls(
     ] = True,
     head_init: Annotated[str, typer.Option(help="random, or transfer: blended from the weights' own head.")] = "random",
     layer: Annotated[str | None, typer.Option(help="Module path of the layer that heatmaps look at.")] = None,
+    probe: Annotated[
+        str | None,
+        typer.Option(help="Module path of a layer: learn only a linear head on its mean; the rest is fixed."),
+    ] = None,
+    objective: Annotated[
+        str, typer.Option(help="labels, or without them rotation: by how many quarters an image is turned.")
+    ] = "labels",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the model.")] = None,
     preset: Annotated[str, typer.Option(help="What the options below default to: fine-tune, psa or paper-003.")] = (
         "fine-tune"
@@ -80,6 +95,9 @@ def train_cls(
     Example: xseg train-cls VOC2012 --model hybrid-vit --set stem=resnet50 --set depth=2 --weights hub -o cls.h5
 
     Example: xseg train-cls VOC2012 --model hybrid-vit --set preset=paper-003 --preset paper-003 --weights hub -o cls.h5
+    Example: xseg train-cls PHOTOS --model timm:resnet18 --weights none --objective rotation --crop 224 -o ssl.h5
+
+    Example: xseg train-cls VOC2012 --weights ssl.h5 --probe layer3 -o probe3.h5
     """
     from xseg.classifier.settings import PRESETS
     from xseg.classifier.step import ModelOptions, train
@@ -87,23 +105,23 @@ def train_cls(
 
     _refuse_combinations(keep_head, init_only, permute_labels)
     require_one_of("--preset", preset, *PRESETS)
+    _refuse_objective(objective, loss, head_init, probe, anything=keep_head or init_only or permute_labels)
     require_one_of("--optimizer", optimizer, "sgd", "adamw")
     require_one_of("--schedule", schedule, "poly", "cosine")
     require_one_of("--loss", loss, "soft-margin", "bce", "cross-entropy")
+    _refuse_head(head_init, probe, layer, keep_head, bare=weights == "none")
     data = trainer_data(dataset, format_, split, context)
-    names = names_in(class_names) if class_names else None
-    if head_init not in {"random", "transfer"} or (head_init == "transfer" and (keep_head or weights == "none")):
-        raise UsageError(f"--head-init {head_init}: needed random, or transfer with weights and without --keep-head")
     network = ModelOptions(
         model=model,
         weights=weights,
         keep_head=keep_head,
-        class_names=names,
+        class_names=names_in(class_names) if class_names else None,
         output_stride=output_stride,
         head_bias=head_bias,
         head_init=head_init,  # type: ignore[arg-type]
         layer=layer,
         options=options_of(set_ or ()),
+        probe=probe,
     )
     given = {
         "epochs": epochs,
@@ -136,8 +154,8 @@ def train_cls(
         chosen: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
         settings = replace(PRESETS[preset](), **chosen)
     held_out = trainer_data(dataset, format_, val_split, context) if val_split else None
-    result = train(data, network, settings, held_out, context.runtime, random_labels=permute_labels)
-    _tell(context, result, data.classes)
+    tasks = {"random_labels": permute_labels, "objective": objective}
+    _tell(context, train(data, network, settings, held_out, context.runtime, **tasks))  # type: ignore[arg-type]
 
 
 def _refuse_combinations(keep_head: bool, init_only: bool, permute_labels: bool) -> None:
@@ -149,19 +167,44 @@ def _refuse_combinations(keep_head: bool, init_only: bool, permute_labels: bool)
         )
 
 
-def _tell(context: Context, result: "TrainResult | None", classes: tuple[str, ...]) -> None:
+def _refuse_objective(objective: str, loss: str | None, head_init: str, probe: str | None, *, anything: bool) -> None:
+    require_one_of("--objective", objective, "labels", "rotation")
+    if objective == "labels":
+        return
+    if anything or probe is not None or head_init != "random" or loss not in {None, "cross-entropy"}:
+        raise UsageError(
+            f"--objective {objective}: a new softmax head learns without labels",
+            "leave --keep-head, --init-only, --permute-labels, --head-init, --probe and other losses out",
+        )
+
+
+def _refuse_head(head_init: str, probe: str | None, layer: str | None, keep_head: bool, *, bare: bool) -> None:
+    if head_init not in {"random", "transfer"} or (head_init == "transfer" and (keep_head or bare)):
+        raise UsageError(f"--head-init {head_init}: needed random, or transfer with weights and without --keep-head")
+    if probe is not None and (keep_head or layer is not None or head_init == "transfer"):
+        raise UsageError(
+            f"--probe {probe}: the head is new, and heatmaps look at the probed layer",
+            "leave --keep-head, --layer and --head-init out",
+        )
+
+
+def _tell(context: Context, result: "TrainResult | None") -> None:
     from xseg.classifier.step import summary
     from xseg.cli.data import artifact_facts
 
     if not context.runtime.rank.first:
         return
     path = context.runtime.path
-    facts: dict[str, Any] = summary(result, classes) if result else {}
+    facts: dict[str, Any] = summary(result) if result else {}
     if context.json:
         context.stdout.line(json.dumps({**artifact_facts(path), **facts}))
         return
     for name, value in facts.get("ap", {}).items():
         context.runtime.reporter.note(f"  {name:20} AP {'-' if value is None else format(value, '.3f')}")
+    for name, value in facts.get("accuracies", {}).items():
+        context.runtime.reporter.note(f"  {name:20} {value:.3f}")
+    if "accuracy" in facts:
+        context.runtime.reporter.note(f"  accuracy {facts['accuracy']:.3f}")
     if facts.get("map") is not None:
         context.runtime.reporter.note(f"  mAP {facts['map']:.3f}")
     context.stdout.line(str(path))

@@ -1,6 +1,7 @@
 """The step `explain`: classifier and data set in, heatmaps out."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -12,22 +13,25 @@ from xseg.classifier.model import Classifier
 from xseg.classifier.step import load_classifier
 from xseg.datasets.index import Dataset, Item
 from xseg.device import resolve, uses_amp
-from xseg.errors import BadInput, Status
+from xseg.errors import BadInput, Status, UsageError
+from xseg.features.bank import Bank
 from xseg.heatmaps import methods
-from xseg.heatmaps.batches import device_of
+from xseg.heatmaps.batches import default_batch_size
 from xseg.heatmaps.inference import explain_images
+from xseg.heatmaps.neighbour import Contrast, Enters, Mode, shifted
 from xseg.heatmaps.prediction import predict_images
 from xseg.heatmaps.quantise import quantise, stored_dtype
 from xseg.heatmaps.registry import Method, require_served
 from xseg.heatmaps.targets import Targets, parse_targets
 from xseg.heatmaps.views import MapSize
 from xseg.registry import parameters
+from xseg.runs.given import Given, jobs_of, reader
 from xseg.runs.images import execute
 from xseg.runs.provenance import provenance
 from xseg.runs.runtime import Runtime
 
-BATCH_SIZE = 8
 _WINDOW = 4  # batches looked ahead, so that images of equal size find each other
+_WINDOW_OF_A_LARGE_BANK = 32  # images whose neighbours are looked for each time a bank is read that memory cannot keep
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,9 @@ class ExplainOptions:
         layer: module path of the layer to look at; None: the classifier's own.
         output_stride: run the classifier at another output stride than it was trained at; None: at its own.
         dtype: of the stored maps; None: float16, or float32 for signed maps.
+        bank: for the targets `ssl`, path of the latent vectors among which a neighbour is looked for.
+        neighbour: for the targets `ssl`, whether the neighbour's vector is subtracted or added; None: subtracted.
+        neighbour_in: where it plays a part: in the choice of the `class`, or in the explained `latent` vector, too.
     """
 
     method: str = "cam"
@@ -59,24 +66,26 @@ class ExplainOptions:
     layer: str | None = None
     output_stride: int | None = None
     dtype: str | None = None
+    bank: str | None = None
+    neighbour: Mode | None = None
+    neighbour_in: Enters = "class"
 
-
-@dataclass(frozen=True)
-class _Job:
-    index: int
-    item: Item
-
-    @property
-    def id(self) -> str:
-        return self.item.id
-
-
-@dataclass(frozen=True)
-class _Photograph:
-    job: _Job
-    image: np.ndarray
-    source: str
-    labels: np.ndarray
+    def __post_init__(self) -> None:
+        contrasts = self.targets == "ssl" and self.neighbour != "none"
+        if self.targets != "ssl" and (self.bank is not None or self.neighbour is not None):
+            raise UsageError("--bank and --neighbour belong to --targets ssl", "add it, or leave them out")
+        if contrasts and self.bank is None:
+            raise UsageError(
+                "--targets ssl needs --bank, in which neighbours are looked for",
+                "make one: xseg features CLASSIFIER DATASET -o bank.h5, or use --neighbour none",
+            )
+        if not contrasts and (self.bank is not None or self.neighbour_in != "class"):
+            raise UsageError("--bank and --neighbour-in: there is no neighbour to use them", "leave them out")
+        if contrasts and self.output_stride is not None:
+            raise UsageError(
+                f"--output-stride {self.output_stride} with --targets ssl: the bank was made at the classifier's own",
+                "leave it out",
+            )
 
 
 def explain(source: str, dataset: Dataset, options: ExplainOptions, runtime: Runtime) -> Status:
@@ -95,30 +104,32 @@ def explain(source: str, dataset: Dataset, options: ExplainOptions, runtime: Run
     device = resolve(runtime.device)
     _, content, classifier = load_classifier(source, device, options.output_stride)
     method = methods.create(options.method, options.settings)
-    require_served(method, classifier, options.layer)
+    contrast = _contrast(classifier, content, options)
+    with _tried(classifier, contrast, options):
+        require_served(method, classifier, options.layer)
     labels = Labels(dataset, classifier.config.classes)
     targets = parse_targets(
         options.targets, classifier, dataset_has_labels=dataset.has_labels, threshold=options.threshold
     )
     if targets.needs_labels:
         labels.require()
-    header = _header(content, classifier, dataset, method, options, runtime, targets.needs_labels)
-    explainer = _Explainer(classifier, method, targets, options, header, runtime)
-    positions = runtime.shard.range(len(dataset)) if runtime.shard else range(len(dataset))
+    parents = (Parent("classifier", content), *([contrast.parent] if contrast else []))
+    header = _header(parents, classifier, dataset, method, options, runtime, targets.needs_labels)
+    explainer = _Explainer(classifier, method, targets, contrast, options, header, runtime)
+    jobs, read = jobs_of(dataset, runtime.shard), reader(dataset, labels.of)
+    return execute(runtime, header, jobs, read, explainer, total=len(jobs), batch_size=explainer.window)
 
-    def load(job: _Job) -> _Photograph:
-        image, digest = dataset.read_verified(job.item)
-        return _Photograph(job, image, digest, labels.of(job.item))
 
-    return execute(
-        runtime,
-        header,
-        [_Job(index, dataset.items[index]) for index in positions],
-        load,
-        explainer,
-        total=len(positions),
-        batch_size=explainer.window,
-    )
+def _contrast(classifier: Classifier, content: str, options: ExplainOptions) -> Contrast | None:
+    if options.bank is None:
+        return None
+    return Contrast(classifier, content, Bank(options.bank), options.neighbour or "difference")
+
+
+def _tried(classifier: Classifier, contrast: Contrast | None, options: ExplainOptions) -> AbstractContextManager[None]:
+    """What a method has to serve: the classifier, or, where the neighbour enters the latent vector, that."""
+    enters = contrast is not None and options.neighbour_in == "latent"
+    return shifted(classifier, contrast.example()) if contrast and enters else nullcontext()
 
 
 class Labels:
@@ -154,12 +165,6 @@ class Labels:
         return vector
 
 
-def _default_batch_size(classifier: Classifier) -> int:
-    # On a CPU several images at once are no faster, take gigabytes, and change the last bits of the result, so that
-    # shards would not join to the bytes of the whole.
-    return 1 if device_of(classifier).type == "cpu" else BATCH_SIZE
-
-
 class _Explainer:
     """Windows of photographs to records."""
 
@@ -168,34 +173,51 @@ class _Explainer:
         classifier: Classifier,
         method: Method,
         targets: Targets,
+        contrast: Contrast | None,
         options: ExplainOptions,
         header: Header,
         runtime: Runtime,
     ) -> None:
-        self.batch_size = runtime.batch_size or _default_batch_size(classifier)
+        self.batch_size = runtime.batch_size or default_batch_size(classifier)
         self.window = 1 if self.batch_size == 1 else _WINDOW * self.batch_size
+        if contrast is not None and not contrast.quick:
+            self.window = max(self.window, _WINDOW_OF_A_LARGE_BANK)
         self._classifier, self._method, self._targets, self._options = classifier, method, targets, options
+        self._contrast = contrast
         self._dtype = stored_dtype(options.dtype, method.is_signed)
         self._amp, self._seed = header.params["amp"], runtime.seed
 
-    def __call__(self, window: Sequence[_Photograph]) -> list[Record]:
-        options = self._options
-        images = [photograph.image for photograph in window]
+    def __call__(self, window: Sequence[Given]) -> list[Record]:
+        if self._contrast is None:
+            return self._records(window, self._asked(window))
+        images, ids, sources = zip(*((given.image, given.job.id, given.source) for given in window), strict=True)
+        found = self._contrast.of(images, ids, sources, self.batch_size)
+        asked = [(one.target + 1,) for one in found]
+        if self._options.neighbour_in == "class":
+            return self._records(window, asked)
+        records = []
+        for given, target, one in zip(window, asked, found, strict=True):  # each image has a shift of its own
+            with shifted(self._classifier, one.shift):
+                records += self._records([given], [target])
+        return records
+
+    def _asked(self, window: Sequence[Given]) -> list[tuple[int, ...]]:
         probabilities: Sequence[np.ndarray | None] = [None] * len(window)
         if self._targets.needs_probabilities:
+            images, size = [given.image for given in window], self._options.size
             probabilities = list(
-                predict_images(self._classifier, images, size=options.size, batch_size=self.batch_size, amp=self._amp)
+                predict_images(self._classifier, images, size=size, batch_size=self.batch_size, amp=self._amp)
             )
-        asked = [
-            self._targets.of(photograph.labels, probability)
-            for photograph, probability in zip(window, probabilities, strict=True)
-        ]
+        return [self._targets.of(given.labels, found) for given, found in zip(window, probabilities, strict=True)]
+
+    def _records(self, window: Sequence[Given], asked: Sequence[tuple[int, ...]]) -> list[Record]:
+        options = self._options
         maps = explain_images(
             self._classifier,
             self._method,
-            images,
+            [given.image for given in window],
             asked,
-            [photograph.job.id for photograph in window],
+            [given.job.id for given in window],
             scales=options.scales,
             flip=options.flip,
             size=options.size,
@@ -205,22 +227,15 @@ class _Explainer:
             batch_size=self.batch_size,
             amp=self._amp,
         )
-        return [
-            self._record(photograph, found.maps, found.class_id) for photograph, found in zip(window, maps, strict=True)
-        ]
+        return [self._record(given, found.maps, found.class_id) for given, found in zip(window, maps, strict=True)]
 
-    def _record(self, photograph: _Photograph, maps: np.ndarray, class_id: np.ndarray) -> Record:
+    def _record(self, given: Given, maps: np.ndarray, class_id: np.ndarray) -> Record:
         values, scale = quantise(maps, self._dtype)
-        height, width = photograph.image.shape[:2]
-        item = photograph.job.item
-        arrays = {"maps": values, "maps/class_id": class_id.astype(np.int32), "maps/scale": scale}
-        return Record(
-            photograph.job.index, item.id, item.path, (height, width), photograph.source, photograph.labels, arrays
-        )
+        return given.record({"maps": values, "maps/class_id": class_id.astype(np.int32), "maps/scale": scale})
 
 
 def _header(
-    content: str,
+    parents: tuple[Parent, ...],
     classifier: Classifier,
     dataset: Dataset,
     method: Method,
@@ -236,12 +251,19 @@ def _header(
         "amp": uses_amp(device, runtime.amp),
         "seed": runtime.seed,
     }
+    del decided["bank"]  # the parents know it by content
+    # Runs that have nothing to do with neighbours stay the runs that they were.
+    decided["neighbour"] = options.neighbour or "difference"
+    if options.targets != "ssl":
+        del decided["neighbour"]
+    if options.neighbour_in == "class":
+        del decided["neighbour_in"]
     return Header(
         "heatmaps",
         classifier.config.classes,
         "explain",
         decided,
-        parents=(Parent("classifier", content),),
+        parents=parents,
         argv=runtime.argv,
         extra={
             "signed": method.is_signed,

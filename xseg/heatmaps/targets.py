@@ -1,4 +1,4 @@
-"""Which classes of an image are explained: `--targets labels|predicted|top1|labels,predicted|all|NAME,...`."""
+"""Which classes of an image are explained: `--targets labels|predicted|top1|labels,predicted|all|ssl|NAME,...`."""
 
 import difflib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ import numpy as np
 from xseg.classifier.model import Classifier
 from xseg.errors import BadInput, UsageError
 
-_RULES = ("labels", "predicted", "top1", "all")
+_RULES = ("labels", "predicted", "top1", "all", "ssl")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,8 @@ def parse_targets(
         return Targets("labels")
     if rules in ({"predicted"}, {"labels", "predicted"}) and classifier.config.activation == "sigmoid":
         return Targets("above", threshold=threshold, with_labels="labels" in rules)
-    if rules in ({"top1"}, {"predicted"}, {"labels", "top1"}, {"labels", "predicted"}):
+    # Of `ssl` this is what holds without a neighbour; with one, `xseg.heatmaps.neighbour` chooses the class.
+    if rules in ({"top1"}, {"ssl"}, {"predicted"}, {"labels", "top1"}, {"labels", "predicted"}):
         return Targets("top1", with_labels="labels" in rules)
     if name == "all":
         return Targets("listed", tuple(range(1, len(classes) + 1)))

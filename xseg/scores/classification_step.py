@@ -14,7 +14,8 @@ from xseg.classifier.validation import logits_of
 from xseg.datasets.index import Dataset
 from xseg.device import cores, resolve
 from xseg.errors import BadInput, InputMissing, UsageError
-from xseg.heatmaps.step import BATCH_SIZE, Labels
+from xseg.heatmaps.batches import BATCH_SIZE
+from xseg.heatmaps.step import Labels
 from xseg.heatmaps.views import fixed_size
 from xseg.runs.runtime import Runtime
 from xseg.scores.classification import ClassificationScore

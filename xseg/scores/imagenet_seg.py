@@ -124,7 +124,7 @@ def one_map(maps: Map, class_id: Ints, label: int | None) -> tuple[Map | None, b
         raise BadInput(f"{len(maps)} maps, and {why}", "explain one class per image: --targets top1")
     if not len(maps):
         return None, False
-    return maps[0], label is not None and class_id[0] > 0
+    return maps[0], label is not None and bool(class_id[0] > 0)
 
 
 class ForegroundScore:

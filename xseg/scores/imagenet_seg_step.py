@@ -37,7 +37,8 @@ def evaluate_imagenet_seg(
     """Score every run of heatmaps among the inputs.
 
     Images with image-level labels are scored if they have exactly one class, whose pixels are the foreground. Of a
-    data set without labels all images are scored, and every class is foreground.
+    data set without labels all images are scored, and every class is foreground. Maps that were asked for with
+    `--targets ssl` may be of other classes than the data's: those of the network's own task.
 
     Args:
         inputs: heatmaps; the files of one run are scored together, several runs side by side.
@@ -90,6 +91,8 @@ def _score(
     signed = bool(source.header.extra["signed"])
     score = ForegroundScore(rule_of(options.preset, signed))
     # With one class, or none that is told apart, the maps may be of any classes: ImageNet's thousand, for one.
+    # Those of a pretext task have nothing to do with the data's: of such a map the place alone is scored.
+    pretext = source.header.params.get("targets") == "ssl" and source.header.classes != dataset.classes
     several = dataset.has_labels and len(dataset.classes) > 1
     told = dataset.has_labels and (several or source.header.classes == dataset.classes)
     ignore = ignore_value(len(dataset.classes))
@@ -98,9 +101,10 @@ def _score(
         labels = dataset.by_id[record.id].labels
         label = labels[0] if told and labels else None
         truth = foreground_truth(truth_in_frame(mask, options.frame), label, ignore)
-        score.add(*maps_in_frame(record, options.frame), truth, label=label, image=record.id)
+        asked = None if pretext else label
+        score.add(*maps_in_frame(record, options.frame), truth, label=asked, image=record.id)
 
-    failed, missing = with_truth(source, dataset, runtime, add, same_classes=several)
+    failed, missing = with_truth(source, dataset, runtime, add, same_classes=several and not pretext)
     run = {
         "protocol": "imagenet-seg",
         "split": dataset.split or "all",

@@ -15,7 +15,7 @@ from xseg.heatmaps.step import ExplainOptions
 
 # What decides the maps once the classes are known, beside the method and its settings, `amp` and `seed`.
 _VIEWS = ("size", "scales", "flip", "map_size", "layer")
-_ELSEWHERE = ("method", "settings", "targets", "threshold", "output_stride", "dtype", "amp", "seed")
+_ELSEWHERE = ("method", "settings", "targets", "threshold", "output_stride", "dtype", "amp", "seed", "neighbour")
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from xseg.classifier.step import load_classifier
 from xseg.datasets.index import Dataset
 from xseg.device import resolve, uses_amp
 from xseg.errors import BadInput, InputMissing, UsageError
+from xseg.heatmaps.batches import BATCH_SIZE
 from xseg.heatmaps.quantise import dequantise
 from xseg.heatmaps.registry import require_served
-from xseg.heatmaps.step import BATCH_SIZE
 from xseg.runs.runtime import Runtime
 from xseg.scores.map_comparison import SeenMap
 from xseg.scores.randomise import Order, RandomWeights

@@ -222,7 +222,8 @@ def _paths(classifier: Classifier) -> Iterator[_Recorder]:
 
     def leave(path: str) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: tuple[Any, ...], output: object) -> None:
-            recorder.place.pop()
+            while recorder.place.pop()[0] != path:
+                pass  # what an exception ended, as in a linear probe, has told nobody
             recorder.leave(path, module, inputs, output)
 
         return hook

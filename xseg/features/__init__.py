@@ -1,0 +1,1 @@
+"""Latent vectors of images: what the head of a classifier reads, kept as a bank, and nearest neighbours in it."""
