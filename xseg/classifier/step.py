@@ -18,7 +18,7 @@ from xseg.classifier.train import Objective, TrainResult, train_classifier
 from xseg.classifier.transfer import transfer_head
 from xseg.datasets.index import Dataset
 from xseg.device import cores, resolve
-from xseg.errors import BadInput, UsageError
+from xseg.errors import BadInput, InputMissing, UsageError
 from xseg.runs.provenance import provenance
 from xseg.runs.reporter import Reporter
 from xseg.runs.runtime import Runtime
@@ -192,6 +192,8 @@ def _network(dataset: Dataset, model: ModelOptions, run: _Run) -> tuple[Classifi
 
 
 def _of_artifact(model: ModelOptions) -> tuple[Classifier, Parent]:
+    if not Path(model.weights).is_file():
+        raise InputMissing(f"--weights {model.weights}: no such file", "name weights or, with --probe, an artifact")
     given = model.model is not None or model.output_stride is not None or model.options
     if model.probe is None or given:
         raise UsageError(
