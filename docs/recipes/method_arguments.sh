@@ -1,4 +1,5 @@
-# Sourced by the recipes: the explanation methods by the names of their tables, and the arguments of `xseg explain` for each.
+# Sourced by the recipes: the explanation methods by the names of their tables, the arguments of `xseg explain` for each, and
+# how a result is measured.
 #
 # SAMPLES, CHANNELS, MASKS, ITERATIONS   what the costly methods draw; the defaults are made for two cores, and far below
 #          what was published: 50, all, 4000 and 500
@@ -28,4 +29,10 @@ arguments() {  # name
         agf-*) name=${1#agf-}; echo --method agf --set "${name//-/_}=true" ;;
         *) echo --method "$1" ;;
     esac
+}
+
+measure() {  # name of a result, arguments of `xseg evaluate`: kept once it is whole; remove it to measure it again
+    [ -s "$OUT/$1.json" ] && return
+    $xseg evaluate "${@:2}" --json > "$OUT/$1.part"
+    mv "$OUT/$1.part" "$OUT/$1.json"
 }

@@ -59,24 +59,24 @@ maps() {
 
 scores() {
     for name in $only; do
-        $xseg evaluate "$OUT/$name-val.h5" --dataset "$data" --split val --tune-on tune --tune-with "$OUT/$name-tune.h5" \
-            --json > "$OUT/$name-scores.json"
-        $xseg evaluate "$OUT/$name-tune.h5" --dataset "$data" --split tune --json > "$OUT/$name-tune-scores.json"
+        measure "$name-scores" "$OUT/$name-val.h5" --dataset "$data" --split val --tune-on tune \
+            --tune-with "$OUT/$name-tune.h5"
+        measure "$name-tune-scores" "$OUT/$name-tune.h5" --dataset "$data" --split tune
     done
 }
 
 specificity() {
     # shellcheck disable=SC2046
-    $xseg evaluate $(files val) --protocol class-specificity --dataset "$data" --split val --json > "$OUT/specificity.json"
+    measure specificity $(files val) --protocol class-specificity --dataset "$data" --split val
 }
 
 # The images of several classes, at the head, half-way and in all layers.
 sanity() {
     for name in $only; do
-        [ -s "$OUT/$name-sanity.json" ] || $xseg evaluate "$OUT/$name-val.h5" --protocol sanity --classifier "$CLS" \
-            --dataset "$data" --split several --stages 3 --json > "$OUT/$name-sanity.json"
-        [ -z "${RANDOM_LABELS:-}" ] || $xseg evaluate "$OUT/$name-val.h5" --protocol sanity --classifier "$CLS" \
-            --dataset "$data" --split several --random-labels "$RANDOM_LABELS" --json > "$OUT/$name-labels-sanity.json"
+        measure "$name-sanity" "$OUT/$name-val.h5" --protocol sanity --classifier "$CLS" --dataset "$data" \
+            --split several --stages 3
+        [ -z "${RANDOM_LABELS:-}" ] || measure "$name-labels-sanity" "$OUT/$name-val.h5" --protocol sanity \
+            --classifier "$CLS" --dataset "$data" --split several --random-labels "$RANDOM_LABELS"
     done
 }
 
@@ -84,15 +84,14 @@ sanity() {
 foreground() {
     for preset in agf chefer; do
         # shellcheck disable=SC2046
-        $xseg evaluate $(files val) --protocol imagenet-seg --preset "$preset" --dataset "$data" --split val \
-            --json > "$OUT/foreground-$preset.json"
+        measure "foreground-$preset" $(files val) --protocol imagenet-seg --preset "$preset" --dataset "$data" --split val
     done
 }
 
 # How much of a map, and whether its maximum, lies in the object.
 localisation() {
     # shellcheck disable=SC2046
-    $xseg evaluate $(files val) --protocol localisation --dataset "$data" --split val --json > "$OUT/localisation.json"
+    measure localisation $(files val) --protocol localisation --dataset "$data" --split val
 }
 
 # The classes that the classifier itself finds, segmented together.
@@ -103,7 +102,7 @@ multilabel() {
             -o "$OUT/$name-predicted.h5"
     done
     # shellcheck disable=SC2046
-    $xseg evaluate $(files predicted) --protocol voc-multilabel --dataset "$data" --split val --json > "$OUT/multilabel.json"
+    measure multilabel $(files predicted) --protocol voc-multilabel --dataset "$data" --split val
 }
 
 # Each method has its own confident labels, AffinityNet, walk and masks. Maps differ in how heavy their tail is: each is raised
@@ -123,8 +122,7 @@ print(round(math.log(max(threshold, 0.005)) / math.log(0.36), 2))' "$OUT/$name-s
             -o "$OUT/$name-walk.h5"
         $xseg crf "$OUT/$name-walk.h5" --masks --sharpen 4 --bilateral-sxy 50 --bilateral-srgb 5 -o "$OUT/$name-masks.h5"
         $xseg crf "$OUT/$name-val.h5" --masks --root "$root" --alpha 3 --sharpen 2 -o "$OUT/$name-crf.h5"
-        $xseg evaluate "$OUT/$name-crf.h5" "$OUT/$name-walk.h5" "$OUT/$name-masks.h5" --dataset "$data" --split val \
-            --json > "$OUT/$name-chain.json"
+        measure "$name-chain" "$OUT/$name-crf.h5" "$OUT/$name-walk.h5" "$OUT/$name-masks.h5" --dataset "$data" --split val
     done
 }
 

@@ -25,6 +25,8 @@ def main(out: str) -> None:
 def seeds(out: Path) -> Iterator[str]:
     """Mean IoU at the threshold of the tuning images, the best of them first."""
     found = [(name, one, results(out / f"{name}-tune-scores.json")) for name, one in each(out, "scores")]
+    if not found:
+        return
     found.sort(key=lambda entry: -entry[1]["miou"])
     yield from head("method", "threshold", "best on the tuning images", "`val` [95 % interval]", "best-swept")
     for name, one, tune in found:

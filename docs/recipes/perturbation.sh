@@ -4,9 +4,10 @@
 #
 #   DATA=imagenet/labels.csv CLS=out/imagenet.h5 OUT=perturbation bash docs/recipes/perturbation.sh
 #
-# DATA     images with labels, squashed to the classifier's input size as the published experiments have it
+# DATA     images with labels; the published experiments squash them to 224 x 224, which xseg does not do for `explain`: make
+#          such copies first to compare with them
 # CLS      a classifier of their classes, for example of: xseg train-cls DATA --model timm:NAME --weights hub --init-only --keep-head
-# OUT      directory for the artifacts; a run that was cut off continues where it stopped
+# OUT      directory for the artifacts; maps that were cut off continue where they stopped, results that are there stay
 # STEPS    which of: maps scores ablations tables (default all, in this order)
 # ONLY     names of methods, see method_arguments.sh (default all): makes `maps` divisible among jobs
 # SAMPLES, CHANNELS, MASKS, ITERATIONS   what the costly methods draw, see method_arguments.sh
@@ -32,15 +33,15 @@ files() {  # names
 
 scores() {
     # shellcheck disable=SC2046,SC2086
-    $xseg evaluate $(files $all_methods) --protocol perturbation --classifier "$CLS" --maps-of predicted,labels \
-        --curve "$OUT/curves.png" --json > "$OUT/perturbation.json"
+    measure perturbation $(files $all_methods) --protocol perturbation --classifier "$CLS" --maps-of predicted,labels \
+        --curve "$OUT/curves.png"
 }
 
 # The paper's ablations are judged by negative perturbation alone.
 ablations() {
     # shellcheck disable=SC2046,SC2086
-    $xseg evaluate $(files random agf $agf_ablations) --protocol perturbation --measure negative --classifier "$CLS" \
-        --maps-of predicted,labels --json > "$OUT/ablations.json"
+    measure ablations $(files random agf $agf_ablations) --protocol perturbation --measure negative --classifier "$CLS" \
+        --maps-of predicted,labels
 }
 
 tables() { ${PYTHON:-python3} "$(dirname "$0")/methods_tables.py" "$OUT"; }
