@@ -33,7 +33,7 @@ def told(readers):
 
 @pytest.mark.parametrize("family", READERS)
 def test_the_tokens_that_the_head_reads_are_found(family):
-    assert told(readers_of(vit(family), late=True)) == READERS[family]
+    assert told(readers_of(vit(family))) == READERS[family]
 
 
 @pytest.mark.parametrize("family", ["class token", "mean", "distilled", "cait"])
@@ -43,7 +43,7 @@ def test_a_head_of_zeros_hides_nothing(family):
         if name.startswith("head"):
             parameter.data.zero_()
     assert classifier(normalised(1, 16, 16)).abs().max() == 0
-    assert told(readers_of(classifier, late=True)) == READERS[family]
+    assert told(readers_of(classifier)) == READERS[family]
 
 
 @pytest.mark.parametrize("size", [(16, 16), (40, 80), (80, 16), (4, 12)])
@@ -122,7 +122,7 @@ def test_class_attention_and_pooling_take_their_places_among_all_tokens():
     ],
 )
 def test_attention_over_other_things_is_told(shapes, reason):
-    assert re.search(reason, not_over_tokens([torch.empty(shape) for shape in shapes], 1, late=True))
+    assert re.search(reason, not_over_tokens([torch.empty(shape) for shape in shapes], 1))
 
 
 @pytest.mark.parametrize(
@@ -134,21 +134,7 @@ def test_attention_over_other_things_is_told(shapes, reason):
     ],
 )
 def test_attention_over_all_tokens_is_accepted(shapes):
-    matrices = [torch.empty(shape) for shape in shapes]
-    assert not_over_tokens(matrices, 1, late=True) is None
-    assert (not_over_tokens(matrices, 1) is None) is (len(set(shapes)) == 1)
-
-
-@pytest.mark.parametrize("family", ["cait", "attention pooling"])
-def test_tokens_that_join_late_are_told_to_whoever_cannot_take_them(family):
-    classifier = vit(family)
-    for _ in range(2):  # also when the answer is known already
-        with pytest.raises(
-            UsageError, match=r"its blocks look at different tokens \(attention of 16x16 and of 1x1[67]\)"
-        ):
-            readers_of(classifier)
-        assert readers_of(classifier, late=True).late
-    assert readers_of(vit()).late == ""
+    assert not_over_tokens([torch.empty(shape) for shape in shapes], 1) is None
 
 
 def test_a_head_that_reads_none_of_it_is_told():

@@ -19,7 +19,7 @@ class AttentionMethod(Method):
         """Watch the attention of a noise image."""
         if reason := without_tokens(classifier):
             return f"{reason}; {instead(classifier, AttentionMethod)}"
-        return self._none_left(readers_of(classifier, late=True).blocks)
+        return self._none_left(readers_of(classifier).blocks)
 
     def first_of(self, classifier: Classifier) -> int:
         """Number of the first block that is looked at.
@@ -27,7 +27,7 @@ class AttentionMethod(Method):
         Raises:
             UsageError: there is none, or the network's attention cannot be read.
         """
-        blocks = readers_of(classifier, late=True).blocks
+        blocks = readers_of(classifier).blocks
         if problem := self._none_left(blocks):
             raise UsageError(f"--method: {problem}")
         return self.first(blocks)

@@ -27,7 +27,6 @@ class Readers:
         patches: whether it reads the patches, as average pooling does.
         blocks: number of attention matrices of a forward pass.
         latent: queries of an attention that pools the tokens; they count as the first tokens of all.
-        late: what is odd about the last blocks where class tokens or queries join only then; else empty.
     """
 
     prefix: int
@@ -35,7 +34,6 @@ class Readers:
     patches: bool
     blocks: int
     latent: int = 0
-    late: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,20 +103,15 @@ def tokens_of(classifier: Classifier, size: tuple[int, int], count: int) -> Toke
     Raises:
         UsageError: they are not one grid over the image after the prefix, or the network has no such tokens.
     """
-    readers = readers_of(classifier, late=True)
+    readers = readers_of(classifier)
     place = arrangement(classifier, size, count)
     if place is None:
         raise UsageError(f"--method: {count} tokens of an image of {size[0]}x{size[1]} pixels are no grid over it")
     return Tokens(place[1], readers)
 
 
-def readers_of(classifier: Classifier, late: bool = False) -> Readers:
+def readers_of(classifier: Classifier) -> Readers:
     """Which tokens the head reads, found by a gradient: of the others' attention in the last block there is none.
-
-    Args:
-        classifier: the classifier.
-        late: accept last blocks that look from few others: class tokens that join only then (CaiT), or the queries of
-            an attention that pools.
 
     Raises:
         UsageError: the network has no attention over tokens, or not over the same ones in all of its blocks.
@@ -128,16 +121,13 @@ def readers_of(classifier: Classifier, late: bool = False) -> Readers:
         if isinstance(found, str):
             raise UsageError(f"--method: {found}")
         _readers[classifier] = found
-    readers = _readers[classifier]
-    if readers.late and not late:
-        raise UsageError(f"--method: {readers.late}")
-    return readers
+    return _readers[classifier]
 
 
 def without_tokens(classifier: Classifier) -> str | None:
     """Why a network's attention cannot be read; None if it can."""
     try:
-        readers_of(classifier, late=True)
+        readers_of(classifier)
     except UsageError as error:
         return error.problem.removeprefix("--method: ")
     return None
@@ -147,7 +137,7 @@ def _probe(classifier: Classifier) -> Readers | str:
     images, logits = probe_images(classifier), len(classifier.config.classes)
     with evaluating(classifier), watching(graph=True) as matrices:
         read = what_heads_read(classifier.net, images, logits)
-        if reason := not_over_tokens(matrices, len(images), late=True):
+        if reason := not_over_tokens(matrices, len(images)):
             return reason
         (gradient,) = torch.autograd.grad(read, matrices[-1:], allow_unused=True) if read.requires_grad else (None,)
     if gradient is None or not gradient.any():
@@ -159,15 +149,16 @@ def _probe(classifier: Classifier) -> Readers | str:
     rows = (gradient != 0).any(-1).any(1)[0]
     latent = 0 if count > matrices[0].shape[3] or len(rows) == count else len(rows)
     prefix = place[0] + latent
-    own = tuple(torch.nonzero(rows[:prefix])[:, 0].tolist())
-    odd = not_over_tokens(matrices, len(images)) or ""
-    return Readers(prefix, own, bool(rows[prefix:].any()), len(matrices), latent, odd)
+    return Readers(
+        prefix, tuple(torch.nonzero(rows[:prefix])[:, 0].tolist()), bool(rows[prefix:].any()), len(matrices), latent
+    )
 
 
-def not_over_tokens(matrices: Sequence[Tensor], images: int, late: bool = False) -> str | None:
+def not_over_tokens(matrices: Sequence[Tensor], images: int) -> str | None:
     """Why matrices are not those of blocks that all look at the same tokens of each image; None if they are.
 
-    With `late` the last blocks may look at the tokens from few others, as in `readers_of`.
+    The last blocks may look at the tokens from few others: class tokens that join only then, or the queries of an
+    attention that pools.
     """
     if not matrices:
         return "it computes no attention (a softmax over tokens) that could be watched"
@@ -176,7 +167,7 @@ def not_over_tokens(matrices: Sequence[Tensor], images: int, late: bool = False)
         return f"its attention looks at windows ({shapes[0][0]} for {images} image), not at all tokens"
     among = shapes[0][3]
     for number, (_, _, queries, keys) in enumerate(shapes):
-        last = late and queries < among and all(shape[2:] == (queries, keys) for shape in shapes[number:])
+        last = queries < among and all(shape[2:] == (queries, keys) for shape in shapes[number:])
         if not queries == keys == among and not (last and keys in (among, among + queries)):
             first = f"{shapes[0][2]}x{among}"
             odd = [f"{queries}x{keys}"] if number else []

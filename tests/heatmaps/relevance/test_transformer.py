@@ -10,7 +10,7 @@ from torch import nn
 from tests.heatmaps.nets import ask, normalised, pooled, wrap
 from tests.heatmaps.relevance.oracle_transformer import Oracle
 from tests.heatmaps.relevance.test_division import Doubled
-from tests.heatmaps.relevance.transformers import REFUSED, SERVED, transformer
+from tests.heatmaps.relevance.transformers import SERVED, transformer
 from xseg.errors import UsageError
 from xseg.heatmaps import methods
 from xseg.heatmaps.relevance.method import one_hot
@@ -257,20 +257,25 @@ def test_what_lies_below_needs_no_rule_and_the_way_to_the_pixels_does():
     [
         ("swin", r"its attention looks at windows \(16 for 1 image\), not at all tokens"),
         ("pvt", "its blocks look at different tokens "),
-        ("cait", "its blocks look at different tokens "),
-        ("pooled by attention", "its blocks look at different tokens "),
     ],
 )
 def test_other_transformers_are_refused_with_methods_that_serve_them(family, reason, name):
     classifier = transformer(family)
-    assert set(REFUSED) == {"swin", "pvt", "cait", "pooled by attention"}
     refusal = methods.create(name).serves(classifier)
     assert refusal.endswith(" integrated-gradients or input-x-gradient")
-    served = methods.create("attention-gradient-rollout").serves(classifier) is None
-    assert ("attention-gradient-rollout" in refusal) == served == (family in ("cait", "pooled by attention"))
+    assert "attention-gradient-rollout" not in refusal
     assert re.match(reason, refusal)
     with pytest.raises(UsageError, match=reason):
         methods.create(name)(classifier, ask(normalised(1, 24, 24).double(), [(0, 1)]))
+
+
+def test_an_attention_that_pools_is_passed_only_where_it_is_all_that_is_looked_at():
+    classifier = transformer("pooled by attention")
+    assert methods.create("partial-lrp").serves(classifier) is None
+    for name in ("transformer-attribution", "vit-lrp"):
+        refusal = methods.create(name).serves(classifier)
+        assert refusal.startswith("no relevance rule for attn_pool (AttentionPoolLatent: matmul); use ")
+        assert "attention-gradient-rollout" in refusal
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -66,6 +66,7 @@ SERVED = {
         global_pool="token",
         dynamic_img_size=True,
     ),
+    "cait": partial(_vit, Cait, depth=2, depth_token_only=2, init_values=0.5),
     "hybrid": partial(_vit, embed_layer=embed, patch_size=2, dynamic_img_size=True),
 }
 REFUSED = {
@@ -87,7 +88,6 @@ REFUSED = {
         sr_ratios=(2, 1, 1, 1),
         num_classes=4,
     ),
-    "cait": partial(_vit, Cait),
     "pooled by attention": partial(_vit, global_pool="map", class_token=False),
 }
 

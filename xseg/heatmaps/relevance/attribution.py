@@ -30,7 +30,9 @@ class TransformerMethod(RelevanceMethod):
     variant: Variant = "ours"
     precision: Precision = "single"
 
-    models: ClassVar[str] = "transformers whose blocks all look at the same tokens (ViT, DeiT, BEiT, EVA, hybrids)"
+    models: ClassVar[str] = (
+        "transformers whose blocks all look at the same tokens (ViT, DeiT, BEiT, EVA, CaiT, hybrids)"
+    )
     source: ClassVar[str] = "Chefer, Gur and Wolf 2021, arXiv:2012.09838"
 
     def __post_init__(self) -> None:
@@ -116,7 +118,7 @@ class _AttentionWalker(TransformerWalker):
                 totals = own_logits(logits, target).sum(1).unbind()  # images do not influence each other
             gradients = self.tape.gradients(totals, self.wanted, create_graph)
             relevance = {number: relevance[number] * gradients[number] for number in self.wanted}
-        return [relevance[number].relu().mean(2) for number in self.wanted]
+        return [self.tokens.place(relevance[number].relu().mean(2)) for number in self.wanted]
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ class _OfAttention(TransformerMethod):
         readers_of(classifier)
         matrices = self.chosen(attention_matrices(tape))
         height, width = tape.values[0].shape[2:]
-        tokens = tokens_of(classifier, (height, width), tape.values[matrices[0]].shape[-1])
+        tokens = tokens_of(classifier, (height, width), tape.values[matrices[-1]].shape[-1])
         return _AttentionWalker(tape, self.variant, matrices, tokens)
 
     def explain(self, walker: Walker, logits: Tensor, target: Tensor) -> Tensor:
