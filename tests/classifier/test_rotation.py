@@ -104,6 +104,11 @@ def test_accuracy_is_that_of_each_picture_turned_by_hand(data):
     np.testing.assert_allclose(found.per_rotation, right / len(data))
 
 
+def test_a_transformer_sees_pictures_of_whole_patches(data):
+    transformer = create("timm:test_vit2", ROTATIONS, weights="none", activation="softmax")
+    assert validate_rotations(data, transformer, device=CPU, long_side=50).images == len(data)
+
+
 def test_a_training_that_was_stopped_goes_on_to_the_same_weights(data, tmp_path):
     whole = made()
     train_classifier(data, whole, SETTINGS, objective="rotation")

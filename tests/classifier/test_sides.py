@@ -10,7 +10,7 @@ from xseg.classifier.model import create
 from xseg.classifier.samples import whole_images
 from xseg.classifier.sides import enough, nearest, refused_steps, side_steps, takes_one_size
 from xseg.classifier.train import train_classifier
-from xseg.classifier.validation import logits_of
+from xseg.classifier.validation import answers_of
 from xseg.errors import UsageError
 from xseg.heatmaps.views import Views, fixed_size, views_for
 
@@ -69,14 +69,14 @@ def test_whole_images_are_made_of_whole_patches():
     seen = [images.shape[2:] for _, images in whole_images(dataset, 50, batch_size=2, workers=0, steps=(16, 16))]
     assert {side for shape in seen for side in shape} <= {16, 32, 48}
     classifier = create("timm:test_vit2", CLASSES, weights="none").eval()
-    rows = list(logits_of(dataset, classifier, device=CPU, long_side=50, batch_size=2, workers=0))
+    rows = list(answers_of(dataset, classifier, classifier, device=CPU, long_side=50, batch_size=2, workers=0))
     assert sorted(index for indices, _ in rows for index in indices) == list(range(6))
     assert all(np.isfinite(logits).all() for _, logits in rows)
 
 
 def test_networks_of_one_size_are_asked_with_it():
     classifier = create("timm:pit_ti_224", CLASSES, weights="none").eval()
-    rows = list(logits_of(FakeDataset(2), classifier, device=CPU, long_side=50, batch_size=2, workers=0))
+    rows = list(answers_of(FakeDataset(2), classifier, classifier, device=CPU, long_side=50, batch_size=2, workers=0))
     assert [logits.shape for _, logits in rows] == [(2, len(CLASSES))]
 
 

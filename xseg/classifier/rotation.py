@@ -1,7 +1,6 @@
 """Learning without labels by telling how far an image was turned (RotNet; Gidaris et al. 2018, arXiv:1803.07728)."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
@@ -10,12 +9,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from xseg.classifier.model import Classifier
-from xseg.classifier.samples import whole_images
+from xseg.classifier.validation import ask_all
 from xseg.datasets import Dataset
 from xseg.datasets.index import Item
 from xseg.datasets.transforms import zero_padding
-from xseg.device import halving
-from xseg.errors import Stopped
 from xseg.training.loop import Batch, Terms
 from xseg.training.together import Together
 
@@ -117,23 +114,14 @@ def validate_rotations(
     Raises:
         Stopped: `should_stop` said so.
     """
-    classifier.to(device).eval()
-    group = group or Together()
     data = squares(dataset)
-    own = range(group.rank.number, len(data.items), group.rank.count)
-    right, stopped = np.zeros(4), False
 
-    @torch.no_grad()
-    def recognised(images: Sequence[Tensor]) -> list[np.ndarray]:
-        turned, target = rotations(classifier.normalise(torch.stack(list(images)).to(device)))
-        return list((classifier(turned).argmax(1) == target).view(4, -1).T.cpu().numpy())
+    def recognised(images: Tensor) -> Tensor:
+        turned, target = rotations(images)
+        return (classifier(turned).argmax(1) == target).view(4, -1).T
 
-    batches = whole_images(data, long_side, batch_size=batch_size, workers=workers, chosen=own)
-    with closing(batches):
-        for _, images in batches:
-            if stopped := should_stop():
-                break
-            right += np.sum(halving(recognised, list(images)), axis=0)
-    if group.any(stopped):
-        raise Stopped("stopped during validation", "the same command continues after the training")
-    return Accuracy(group.sum_array(right) / max(len(data.items), 1), len(data.items))
+    right = ask_all(
+        data, classifier, recognised, 4, device=device, long_side=long_side, batch_size=batch_size, workers=workers,
+        should_stop=should_stop, group=group,
+    )  # fmt: skip
+    return Accuracy(right.sum(0, dtype=np.float64) / max(len(right), 1), len(right))

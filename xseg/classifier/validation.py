@@ -17,6 +17,8 @@ from xseg.device import halving
 from xseg.errors import BadInput, InputMissing, Stopped
 from xseg.training.together import Together
 
+Answer = Callable[[Tensor], Tensor]
+
 
 @dataclass(frozen=True)
 class Validation:
@@ -53,31 +55,71 @@ def validate(
         Stopped: `should_stop` said so.
     """
     require_classes(dataset, classifier)
-    classifier.to(device).eval()
     labels = label_matrix(dataset)
-    scores = np.zeros(labels.shape, np.float32)
-    group = group or Together()
-    own = range(group.rank.number, len(dataset.items), group.rank.count)
-    stopped = False
-    seen = logits_of(
-        dataset, classifier, device=device, long_side=long_side, batch_size=batch_size, workers=workers, chosen=own
-    )
-    with closing(seen) as batches:
-        for indices, logits in batches:
-            if stopped := should_stop():
-                break
-            scores[indices] = logits
-    if group.any(stopped):
-        raise Stopped("stopped during validation", "the same command continues after the training")
-    scores = group.sum_array(scores)
+    scores = ask_all(
+        dataset, classifier, classifier, labels.shape[1], device=device, long_side=long_side, batch_size=batch_size,
+        workers=workers, should_stop=should_stop, group=group,
+    )  # fmt: skip
     per_class = average_precision(scores, labels)
     return Validation(per_class, mean_average_precision(per_class), len(labels))
 
 
-@torch.no_grad()
-def logits_of(
+def ask_all(
     dataset: Dataset,
     classifier: Classifier,
+    answer: Answer,
+    width: int,
+    *,
+    device: torch.device,
+    long_side: int | None,
+    batch_size: int,
+    workers: int,
+    should_stop: Callable[[], bool],
+    group: Together | None,
+) -> np.ndarray:
+    """What is answered about every image; several processes (`group`) ask about every n-th each and join the answers.
+
+    Args:
+        dataset: images.
+        classifier: the network.
+        answer: (n,K) of normalised images (n,3,h,w).
+        width: K.
+        device: as in `validate`, and so is the rest.
+        long_side: of the images.
+        batch_size: images at once.
+        workers: threads that decode.
+        should_stop: asked before every batch.
+        group: the processes.
+
+    Returns:
+        (N,K) float32.
+
+    Raises:
+        Stopped: `should_stop` said so, in any of the processes.
+    """
+    classifier.to(device).eval()
+    group = group or Together()
+    own = range(group.rank.number, len(dataset.items), group.rank.count)
+    found, stopped = np.zeros((len(dataset.items), width), np.float32), False
+    seen = answers_of(
+        dataset, classifier, answer, device=device, long_side=long_side, batch_size=batch_size, workers=workers,
+        chosen=own,
+    )  # fmt: skip
+    with closing(seen) as batches:
+        for indices, rows in batches:
+            if stopped := should_stop():
+                break
+            found[indices] = rows
+    if group.any(stopped):
+        raise Stopped("stopped during validation", "the same command continues after the training")
+    return group.sum_array(found)
+
+
+@torch.no_grad()
+def answers_of(
+    dataset: Dataset,
+    classifier: Classifier,
+    answer: Answer,
     *,
     device: torch.device,
     long_side: int | None,
@@ -87,11 +129,12 @@ def logits_of(
     fixed: tuple[int, int] | None = None,
     failed: Callable[[int, BadInput | InputMissing], None] | None = None,
 ) -> Generator[tuple[list[int], np.ndarray], None, None]:
-    """What a classifier, in evaluation mode on `device`, says to whole images.
+    """What is answered about whole images, in the sizes that a classifier takes; it is in evaluation mode on `device`.
 
     Args:
         dataset: images.
         classifier: the network.
+        answer: (n,K) of normalised images (n,3,h,w): the classifier itself for its logits.
         device: where it is.
         long_side: of the images as it sees them; as `batch_size`, `workers`, `chosen`, `fixed` and `failed` in
             `whole_images`.
@@ -102,7 +145,7 @@ def logits_of(
         failed: told of images that cannot be read.
 
     Yields:
-        Indices into `dataset.items`, and logits (n,C) float32.
+        Indices into `dataset.items`, and (n,K) float32.
 
     Raises:
         BadInput, InputMissing: an image cannot be read, and nobody is to be told.
@@ -110,8 +153,8 @@ def logits_of(
     """
 
     def score(images: Sequence[Tensor]) -> list[np.ndarray]:
-        logits = classifier(classifier.normalise(torch.stack(list(images)).to(device)))
-        return list(logits.float().cpu().numpy())
+        rows = answer(classifier.normalise(torch.stack(list(images)).to(device)))
+        return list(rows.float().cpu().numpy())
 
     if fixed is None and takes_one_size(classifier.net):
         fixed = classifier.config.input_size

@@ -10,7 +10,7 @@ from xseg.artifacts.schema import KINDS
 from xseg.artifacts.stream import first_part
 from xseg.classifier.config import ClassifierConfig
 from xseg.classifier.step import load_classifier
-from xseg.classifier.validation import logits_of
+from xseg.classifier.validation import answers_of
 from xseg.datasets.index import Dataset
 from xseg.device import cores, resolve
 from xseg.errors import BadInput, InputMissing, UsageError
@@ -143,8 +143,9 @@ def _score(
         runtime.reporter.advance(1)
 
     runtime.reporter.start("evaluate", len(known))
-    seen = logits_of(
+    seen = answers_of(
         dataset,
+        classifier,
         classifier,
         device=device,
         long_side=long_side,
