@@ -61,6 +61,10 @@ class BadInput(XsegError):
     status = Status.BAD_INPUT
 
 
+class NothingScored(BadInput):
+    """No image of a run could be scored; the runs beside it keep their scores."""
+
+
 class InputMissing(XsegError):
     """An input is not there (66)."""
 

@@ -164,6 +164,9 @@ def test_what_is_no_matlab_file_is_refused_before_hdf5_sees_it(tmp_path):
     with pytest.raises(BadInput, match="but something else"):
         SegmentationFile(plain)
     whole = write_mat(tmp_path / "x.mat").read_bytes()
+    (tmp_path / "short.mat").write_bytes(whole[:300])
+    with pytest.raises(BadInput, match=r"short.mat: cut off after 300 bytes"):
+        SegmentationFile(tmp_path / "short.mat")
     (tmp_path / "cut.mat").write_bytes(whole[:1000])
     with pytest.raises(BadInput, match="unreadable HDF5"):
         SegmentationFile(tmp_path / "cut.mat")

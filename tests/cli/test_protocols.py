@@ -14,7 +14,7 @@ def test_class_specificity_prints_one_object_or_a_table(chain, run, tmp_path):
     assert found["images"] + found["images_with_fewer_classes"] == 24
     assert 0 < found["uniform_map"]["own_share"] < 1
     again = run(*command)
-    assert again.stdout == b""
+    assert again.lines == [str(out)]
     assert "complete already" in again.stderr
     assert "own / (own + other)" in again.stderr
     both = run("evaluate", chain.cam, chain.walk, "--protocol", "class-specificity", "--dataset", chain.data, "--json")

@@ -56,3 +56,8 @@ def test_a_picture_knows_its_run(tmp_path):
     assert run_of(path) is None
     path.write_text("no picture")
     assert run_of(path) is None
+
+
+def test_twenty_eight_lines_can_be_told_apart():
+    shown = [line_charts([panel(*[0.01] * number, 0.9)]).crop((40, 50, 360, 120)) for number in range(28)]
+    assert len({picture.tobytes() for picture in shown}) == 28

@@ -151,9 +151,27 @@ def test_maps_of_predicted_and_of_labelled_classes_are_scored_apart_in_one_pass(
         union + labels["maps"]
     )  # random: its labels, whose classes these are
     assert random["images"] == labels["images"]
+    assert [one["input"] for one in random["differences"]] == [f"{every} (labels)"]
     out = io.StringIO()
     print_table(rows, Console(file=out, width=240))
     assert "maps of" in out.getvalue()
+
+
+def test_a_run_without_any_score_leaves_those_beside_it_theirs(made, tmp_path):
+    unlabelled = replace(made.dataset, items=tuple(replace(item, labels=()) for item in made.dataset.items))
+    empty, out = str(tmp_path / "bare.h5"), tmp_path / "scores.h5"
+    explain(made.cls, unlabelled, ExplainOptions("cam", targets="labels"), runtime(tmp_path / "bare.h5"))
+    told = runtime(out)
+    result, rows, status = score(made, empty, made.cam, told=told, picture=tmp_path / "c.png")
+    assert status == Status.SOME_FAILED
+    assert [run["input"] for run in result["runs"]] == [name for name, _ in rows] == [made.cam]
+    assert list(result["unscored"]) == [empty]
+    assert any(note.startswith(f"failed: {empty}: no image could be scored") for note in told.reporter.notes)
+    again = score(made, empty, made.cam, told=runtime(out, overwrite=True), picture=tmp_path / "c.png")
+    assert again[0] == result  # which is made again, not taken as complete
+    assert again[2] == Status.SOME_FAILED
+    with pytest.raises(BadInput, match=r"bare.h5: no image could be scored"):
+        score(made, empty)
 
 
 def test_maps_of_labels_need_labels_even_if_predictions_judge(made, tmp_path):

@@ -141,6 +141,8 @@ def _check_header(path: Path) -> None:
             head = file.read(_USERBLOCK + len(SIGNATURE))
     except OSError as error:
         raise BadInput(f"{path}: cannot be read ({error.strerror})", "check its permissions") from error
+    if head.startswith(_TITLE) and len(head) < _USERBLOCK + len(SIGNATURE):
+        raise BadInput(f"{path}: cut off after {len(head)} bytes", "copy it again")
     if not head.startswith(_TITLE) or not head.endswith(SIGNATURE):
         found = head[:20].split(b",")[0]
         what = found.decode("ascii") if found.startswith(b"MATLAB") and found.isascii() else "something else"

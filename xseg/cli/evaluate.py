@@ -24,7 +24,10 @@ def evaluate(
     inputs: ArtifactsIn,
     dataset: Annotated[
         str | None,
-        typer.Option(metavar="DATASET", help="Data set with true masks, or labels; sanity and perturbation need none."),
+        typer.Option(
+            metavar="DATASET",
+            help="True masks, or labels; not needed by sanity, perturbation and localisation --reference.",
+        ),
     ] = None,
     protocol: Annotated[
         str,
@@ -148,6 +151,8 @@ def evaluate(
         context.stdout.line(json.dumps(result))
     else:
         _print(rows)
+        if context.runtime.target.path is not None:
+            context.stdout.line(str(context.runtime.target.path))
     return status
 
 

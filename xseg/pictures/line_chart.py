@@ -15,6 +15,7 @@ COLOURS = ((0, 114, 178), (213, 94, 0), (0, 158, 115), (204, 121, 167), (86, 180
 GRID = (228, 228, 228)
 _SIDE, _LEFT, _COLUMNS = 300, 44, 2
 _RUN = "xseg run"
+_DASHES = (0, 4, 2, 9)  # in widths of the line; 0 is solid
 _SCALE = 3  # lines are drawn this much larger and then shrunk, which smooths them
 
 
@@ -40,7 +41,7 @@ class Panel:
 def line_charts(panels: Sequence[Panel]) -> Image.Image:
     """Panels in rows of two, all axes from 0 to 1; below them the names of the first panel's lines in their colours.
 
-    Beyond seven lines the colours come again, dashed.
+    Beyond seven lines the colours come again, in dashes of three lengths: 28 lines can be told apart.
 
     Returns:
         RGB picture.
@@ -114,11 +115,12 @@ def _draw_panel(chart: Image.Image, panel: Panel, corner: tuple[int, int], font:
 
 def _stroke(draw: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], number: int, width: int) -> None:
     colour = COLOURS[number % len(COLOURS)]
-    if number < len(COLOURS):
+    dash = _DASHES[number // len(COLOURS) % len(_DASHES)]
+    if not dash:
         draw.line(list(points), fill=colour, width=width, joint="curve")
         return
     for (x0, y0), (x1, y1) in pairwise(points):
-        pieces = max(1, round(max(abs(x1 - x0), abs(y1 - y0)) / (4 * width)))
+        pieces = max(1, round(max(abs(x1 - x0), abs(y1 - y0)) / (dash * width)))
         for k in range(0, pieces, 2):
             ends = [(x0 + (x1 - x0) * t / pieces, y0 + (y1 - y0) * t / pieces) for t in (k, k + 1)]
             draw.line(ends, fill=colour, width=width)

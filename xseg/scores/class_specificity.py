@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from xseg.errors import BadInput
+from xseg.errors import NothingScored
 from xseg.scores.confusion import Ints, ignore_value
 from xseg.scores.correlation import pearson, ranks
 from xseg.scores.image_means import ImageMeans, mean_of
@@ -158,7 +158,7 @@ class SpecificityScore:
             BadInput: no image has two classes to compare.
         """
         if not len(self._means):
-            raise BadInput(
+            raise NothingScored(
                 "no image has maps of two classes that are both in its mask",
                 "score a split with several classes per image; explain it with --targets labels",
             )

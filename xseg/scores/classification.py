@@ -6,7 +6,7 @@ from typing import Any, Literal
 import numpy as np
 
 from xseg.classifier.metrics import average_precision
-from xseg.errors import BadInput
+from xseg.errors import BadInput, NothingScored
 from xseg.scores.calibration import binned, calibration_error, reliability
 from xseg.scores.estimates import Estimate, Statistic, estimate, ratio
 from xseg.scores.overlap import Floats, mean_over_classes
@@ -155,7 +155,7 @@ class ClassificationScore:
         # in order of id, so that neither the order nor shards matter, to the last bit
         rows = [self._rows[image] for image in sorted(self._rows)]
         if not rows or not any((labels == 1).any() for _, labels in rows):
-            raise BadInput("no image with a class was scored", "check the labels of the split")
+            raise NothingScored("no image with a class was scored", "check the labels of the split")
         logits, labels = (np.stack(column) for column in zip(*rows, strict=True))
         scores = log_probabilities(logits, self._activation)
         parts = self._decided(logits, scores, labels, replicates, seed)

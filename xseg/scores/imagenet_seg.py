@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from xseg.errors import BadInput
+from xseg.errors import BadInput, NothingScored
 from xseg.scores.average_precision import average_precision, hard_average_precision
 from xseg.scores.confusion import Counts, Ints, check_same_size, confusion_matrix
 from xseg.scores.image_means import ImageMeans
@@ -170,7 +170,7 @@ class ForegroundScore:
             BadInput: no image was scored.
         """
         if not len(self._means):
-            raise BadInput("no image was scored", "check that the heatmaps and the split share their ids")
+            raise NothingScored("no image was scored", "check that the heatmaps and the split share their ids")
         ious: Sequence[float | None] = self._pixels.per_class()
         return {
             "images": len(self._means),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xseg.errors import BadInput
+from xseg.errors import BadInput, NothingScored
 from xseg.scores.confusion import Ints, check_same_size, ignore_value, label_codes
 from xseg.scores.image_means import ImageMeans, mean_of
 from xseg.scores.overlap import Floats
@@ -256,11 +256,11 @@ class TruthScore(_Counted):
             BadInput: no map has both positive values and a class that is in its image's mask.
         """
         if not len(self._means):
-            raise BadInput(
+            raise NothingScored(
                 "no map could be scored against the ground truth"
                 f" ({self._counts['empty_maps']} without positive values,"
                 f" {self._counts['maps_of_absent_classes']} of classes that their mask does not hold)",
-                "explain the classes that are in the images: --targets labels",
+                "explain the classes that are in the images (--targets labels), by a method with positive values",
             )
         floor = self._floors.summary(0, seed)
         return {
@@ -304,12 +304,12 @@ class ReferenceScore(_Counted):
             BadInput: no map has both positive values and a reference.
         """
         if not len(self._means):
-            raise BadInput(
+            raise NothingScored(
                 "no map could be scored against the reference"
                 f" ({self._counts['empty_maps']} without positive values,"
                 f" {self._counts['maps_without_reference']} of classes that it does not explain,"
                 f" {self._counts['empty_references']} where it has no positive values)",
-                "explain the same classes with both, such as --targets labels",
+                "explain the same images and classes with both, such as --targets labels",
             )
         means, floors = self._means.summary(replicates, seed), self._floors.summary(0, seed)
         sweep = [

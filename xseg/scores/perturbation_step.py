@@ -16,7 +16,7 @@ from xseg.classifier.sides import nearest, refused_steps
 from xseg.classifier.step import load_classifier
 from xseg.datasets.index import Dataset
 from xseg.device import resolve
-from xseg.errors import BadInput, CannotCreate, InputMissing, UsageError
+from xseg.errors import BadInput, CannotCreate, InputMissing, NothingScored, UsageError
 from xseg.heatmaps.step import Labels
 from xseg.heatmaps.views import fixed_size
 from xseg.runs.runtime import Runtime
@@ -27,6 +27,7 @@ from xseg.training.output import dataset_parent
 
 _BATCH_SIZE = 32  # copies of one image, on an accelerator
 _MUCH_TIED = 0.1
+_FEWEST = 10  # pixels of a frame, of which a tenth is removed at a time
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,10 @@ def _frame(classifier: Classifier, asked: tuple[int, int] | None) -> tuple[int, 
             f"--frame {asked[0]}x{asked[1]}: this model takes sides divisible by {steps[0]} and {steps[1]}",
             f"--frame {height}x{width}",
         )
-    return asked or classifier.config.input_size
+    height, width = asked or classifier.config.input_size
+    if height * width < _FEWEST:
+        raise UsageError(f"--frame {height}x{width}: a tenth of it is no pixel", "for example --frame 224x224")
+    return height, width
 
 
 def _header(
@@ -186,11 +190,17 @@ def _draw(rows: Sequence[Row], path: Path, run: str) -> None:
     from xseg.pictures.line_chart import Line, Panel, line_charts, png
 
     panels = []
-    for name, shares in rows[0][1]["steps"].items():
-        lines = [Line(heading, shares, one["curves"][name]) for heading, one in rows]
-        measure = rows[0][1]["scores"][name]
-        changed = "inserted" if name == "insertion" else "removed"
-        panels.append(Panel(name, f"share of pixels {changed}", _AXIS[measure], lines))
+    choices = dict.fromkeys(one["maps_of"] for _, one in rows)
+    runs = {(heading.removesuffix(f" ({one['maps_of']})"), one["maps_of"]): one for heading, one in rows}
+    names = dict.fromkeys(name for name, _ in runs)  # a line for each in every panel, so that colours mean the same
+    for curve, shares in rows[0][1]["steps"].items():
+        measure = rows[0][1]["scores"][curve]
+        changed = "inserted" if curve == "insertion" else "removed"
+        nothing: dict[str, Any] = {"curves": {curve: [None] * len(shares)}}
+        for choice in choices:
+            lines = [Line(name, shares, runs.get((name, choice), nothing)["curves"][curve]) for name in names]
+            title = f"{curve}, maps of {choice}" if choice else curve
+            panels.append(Panel(title, f"share of pixels {changed}", _AXIS[measure], lines))
     write_whole(path, png(line_charts(panels), run))
 
 
@@ -258,7 +268,7 @@ class _Protocol:
         self._labels = _labels(dataset, classifier) if dataset is not None and uses_labels else None
         self._tallies: dict[Against | None, _Tally] = {}
         self._missed = self._failed = 0
-        self._done: list[tuple[str, PerturbationScore]] = []
+        self._done: dict[Against | None, list[tuple[str, PerturbationScore]]] = {}
 
     def score(self, chosen: _Chosen) -> tuple[dict[str, Any], int]:
         """The JSON object of the chosen maps of a run, and how many images failed; those of one run are told once."""
@@ -268,8 +278,8 @@ class _Protocol:
             failed = self._failed
         tally = self._tallies.pop(chosen.maps_of)
         if not len(tally.score):
-            raise BadInput(
-                f"{chosen.heading}: no image could be scored: {self._failed} failed, {tally.bare} have no map",
+            raise NothingScored(
+                f"no image could be scored: {self._failed} failed, {tally.bare} have no map",
                 "the reasons of those that failed stand above" if self._failed else self._hint(chosen.maps_of),
             )
         return self._result(chosen, tally), failed
@@ -356,10 +366,9 @@ class _Protocol:
                 f"{chosen.heading}: {found['tie_fraction']:.0%} of the pixels tie where a cut is made; they go in the"
                 " order of reading, which is not the method's"
             )
-        against = [
-            {"input": name, **score.compared_with(other, options.replicates, seed)} for name, other in self._done
-        ]
-        self._done.append((chosen.heading, score))
+        done = self._done.setdefault(chosen.maps_of, [])
+        against = [{"input": name, **score.compared_with(other, options.replicates, seed)} for name, other in done]
+        done.append((chosen.heading, score))
         return {
             "protocol": "perturbation",
             "split": (self._dataset.split or "all") if self._dataset else None,

@@ -17,7 +17,7 @@ from xseg.artifacts.record import Record
 from xseg.artifacts.stream import first_part
 from xseg.datasets.index import Dataset
 from xseg.device import cores
-from xseg.errors import BadInput, CannotCreate, InputMissing, Status
+from xseg.errors import BadInput, CannotCreate, InputMissing, NothingScored, Status
 from xseg.runs.images import final_status
 from xseg.runs.photographs import Photograph, Photographs
 from xseg.runs.runtime import Runtime
@@ -91,6 +91,8 @@ def score_runs(
 ) -> Outcome:
     """Score run after run and publish the result, or tell the one that is there already.
 
+    A run of which nothing could be scored is told and left out; the result names it under `unscored`.
+
     Args:
         runs: what `open_runs` opened, or other things with a heading.
         header: identity of the result.
@@ -99,26 +101,37 @@ def score_runs(
 
     Raises:
         CannotCreate: the output holds something else, or cannot be created.
+        NothingScored: of no run anything could be scored.
     """
     path = runtime.target.path
     if path is not None and (known := _known_result(path, header, runtime.overwrite)):
         runtime.reporter.note(f"{path} is complete already")
         return known, [(str(run["input"]), run) for run in known.get("runs", [known])], Status.OK
     replaces = path is not None and path.exists()
-    rows, failed = [], 0
+    rows: list[Row] = []
+    failed, unscored = 0, dict[str, str]()
     for opened in runs:
-        run, missed = score(opened)
+        try:
+            run, missed = score(opened)
+        except NothingScored as nothing:
+            if len(unscored) + 1 == len(runs):
+                raise NothingScored(f"{opened.heading}: {nothing.problem}", nothing.hint) from nothing
+            runtime.reporter.note(f"failed: {opened.heading}: {nothing}")
+            unscored[opened.heading] = nothing.problem
+            continue
         rows.append((opened.heading, run))
         failed += missed
-    result = report(rows)
+    result = report(rows, several=len(runs) > 1)
+    if unscored:
+        result["unscored"] = unscored
     if path is not None:
         text = json.dumps(result, ensure_ascii=False, allow_nan=False)  # classes keep their order
         publish(path, lambda file: encode_result(file, header, text), overwrite=replaces)
-    return result, rows, final_status(failed, runtime.max_failures)
+    return result, rows, Status.SOME_FAILED if unscored else final_status(failed, runtime.max_failures)
 
 
 def _known_result(path: Path, header: Header, overwrite: bool) -> dict[str, Any] | None:
-    """The result of an equal evaluation that is at `path` already; one that lacked images is made again.
+    """The result of an equal evaluation that is at `path` already; one that lacked images or a run is made again.
 
     Raises:
         CannotCreate: something else is there and may not be replaced, or nothing can be created there.
@@ -130,7 +143,8 @@ def _known_result(path: Path, header: Header, overwrite: bool) -> dict[str, Any]
         with first_part(str(path)) as part:
             if part.header.run == header.run:
                 result = part.result()
-                return None if any(run["missing"] for run in result.get("runs", [result])) else result
+                lacking = "unscored" in result or any(run["missing"] for run in result.get("runs", [result]))
+                return None if lacking else result
             found = f"{part.header.kind} of another run (other options, inputs or images)"
     except BadInput as error:
         found = f"something else ({error.problem})"

@@ -12,7 +12,7 @@ from xseg.classifier.model import Classifier
 from xseg.classifier.step import load_classifier
 from xseg.datasets.index import Dataset
 from xseg.device import resolve, uses_amp
-from xseg.errors import BadInput, InputMissing, UsageError
+from xseg.errors import BadInput, InputMissing, NothingScored, UsageError
 from xseg.heatmaps.batches import BATCH_SIZE
 from xseg.heatmaps.quantise import dequantise
 from xseg.heatmaps.registry import require_served
@@ -188,7 +188,7 @@ class _Run:
             self._add(window)
         missing = self._missing(seen)
         if not self._images:
-            raise BadInput(f"{self._opened.heading}: no image with a map could be explained again")
+            raise NothingScored("no image with a map could be explained again")
         self._tell_difference()
         return self._result(missing), self._failed
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from xseg.errors import BadInput
+from xseg.errors import BadInput, NothingScored
 from xseg.scores.bootstrap import bootstrap_mean_iou, interval
 from xseg.scores.confusion import Counts, Ints, check_same_size, confusion_matrix, ignore_value
 from xseg.scores.counts import CountTable, ImageCounts, count_table, curve_totals, mask_counts
@@ -150,7 +150,7 @@ class SegmentationScore:
             BadInput: no image was scored.
         """
         if not self._images:
-            raise BadInput("no image was scored", "check that the predictions and the split share their ids")
+            raise NothingScored("no image was scored", "check that the predictions and the split share their ids")
         table = self.table()
         true_positive, predicted, truth = table.totals().T
         union = truth + predicted - true_positive

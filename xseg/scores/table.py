@@ -55,11 +55,12 @@ def segmentation_run(
     }
 
 
-def report(runs: Sequence[tuple[str, Run]]) -> dict[str, Any]:
+def report(runs: Sequence[tuple[str, Run]], several: bool | None = None) -> dict[str, Any]:
     """The one JSON object of `evaluate`: the run itself, or `{protocol, runs: [{input, ...}]}` for several.
 
     Args:
         runs: (input, object of one run, such as `segmentation_run` makes) in the order given.
+        several: whether several were asked for; None: as many as there are.
 
     Raises:
         ValueError: no run, or runs of different protocols.
@@ -67,7 +68,7 @@ def report(runs: Sequence[tuple[str, Run]]) -> dict[str, Any]:
     protocols = {run["protocol"] for _, run in runs}
     if len(protocols) != 1:
         raise ValueError(f"runs of the protocols {sorted(protocols)}, needed one")
-    if len(runs) == 1:
+    if not (len(runs) > 1 if several is None else several):
         return {**runs[0][1], "input": runs[0][0]}
     return {"protocol": protocols.pop(), "runs": [{"input": name, **run} for name, run in runs]}
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from xseg.errors import BadInput
+from xseg.errors import NothingScored
 from xseg.scores.average_precision import grouped_average_precision
 from xseg.scores.confusion import Counts, Ints, confusion_matrix, ignore_value
 from xseg.scores.image_means import ImageMeans
@@ -131,7 +131,7 @@ class MultilabelScore:
             BadInput: no image was scored.
         """
         if not len(self._means):
-            raise BadInput("no image was scored", "check that the heatmaps and the split share their ids")
+            raise NothingScored("no image was scored", "check that the heatmaps and the split share their ids")
         floor = {**self._floor_pixels.accuracy(0, seed), **self._floor.summary(0, seed)}
         return {
             "images": len(self._means),
