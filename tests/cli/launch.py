@@ -11,6 +11,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 SECONDS = 120
+FLUSH = "os:fsync"
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,7 @@ class Zygote:
         stdout: Path | None = None,
         env: dict[str, str] | None = None,
         settings: dict[str, object] | None = None,
-        die_at_flush: int = 0,
+        die_at: tuple[str, int] | None = None,
         noise: bool = False,
         slow_images: float = 0.0,
     ) -> Running:
@@ -120,7 +121,7 @@ class Zygote:
             stdout: a file or a named pipe that stands in for the one kept in `Ended`.
             env: variables to add.
             settings: `module:attribute` -> value, set in the forked process.
-            die_at_flush: kill -9 at this call of fsync.
+            die_at: kill -9 at the n-th call of `module:function`.
             slow_images: seconds it takes to open an image.
             noise: a library prints to standard output all the time.
         """
@@ -133,7 +134,7 @@ class Zygote:
             "streams": [str(stdin or os.devnull), str(stdout or directory / "stdout"), str(directory / "stderr")],
             "env": env or {},
             "settings": settings or {},
-            "die_at_flush": die_at_flush,
+            "die_at": die_at,
             "noise": noise,
             "slow_images": slow_images,
         }

@@ -5,6 +5,7 @@ import signal
 import pytest
 
 from tests.cli.conftest import TRAIN
+from tests.cli.launch import FLUSH
 from tests.cli.read import content, same_weights
 from tests.cli.test_ranks import largest_difference, start
 
@@ -56,7 +57,7 @@ def test_cut_off_and_run_again_it_has_the_weights_of_a_whole_run(chain, run, hyb
     out = tmp_path / "cls.h5"
     command = ("train-cls", chain.data, *HYBRID, "--epochs", 2, "-o", out)
     settings = {"xseg.training.output:SECONDS": 0.0}
-    ended = run(*command, status=None, settings=settings, die_at_flush=4)
+    ended = run(*command, status=None, settings=settings, die_at=(FLUSH, 4))
     assert ended.status == -signal.SIGKILL
     run(*command, settings=settings)
     assert same_weights(out, hybrid)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import MODEL, TRAIN
-from tests.cli.launch import ROOT
+from tests.cli.launch import FLUSH, ROOT
 from tests.cli.read import content, failures, records, same_weights
 
 PARTS = {"xseg.runs.sinks:FileSink.seconds": 0.0}  # a part per image
@@ -47,7 +47,7 @@ def few_maps(chain, run, directory):
 def killed_until_done(run, command, out, every, settings):
     """Run a command that dies at its `every`-th flush, again and again; returns how often it died."""
     for deaths in range(40):
-        ended = run(*command, "-o", out, status=None, settings=settings, die_at_flush=every)
+        ended = run(*command, "-o", out, status=None, settings=settings, die_at=(FLUSH, every))
         if ended.status == 0:
             return deaths
         assert ended.status == -signal.SIGKILL, ended.stderr
@@ -92,7 +92,7 @@ def test_a_kill_between_publishing_and_tidying_up_leaves_a_whole_that_the_next_r
     out = tmp_path / "out.h5"
     # The last flush is that of the directory, once the name is there.
     last = {"explain": 6, "train-cls": 6}[name]
-    run(*command, "-o", out, status=-signal.SIGKILL, die_at_flush=last)
+    run(*command, "-o", out, status=-signal.SIGKILL, die_at=(FLUSH, last))
     assert content(out)
     assert len(list(tmp_path.iterdir())) >= 2
     assert "complete already" in run(*command, "-o", out).stderr
@@ -103,7 +103,7 @@ def test_a_kill_between_publishing_and_tidying_up_leaves_a_whole_that_the_next_r
 def test_an_evaluation_killed_while_it_writes_leaves_nothing_or_the_whole(chain, run, tmp_path, flush):
     out = tmp_path / "out.h5"
     command = ("evaluate", chain.masks, "--dataset", chain.data, "--json", "-o", out)
-    run(*command, status=-signal.SIGKILL, die_at_flush=flush)
+    run(*command, status=-signal.SIGKILL, die_at=(FLUSH, flush))
     assert out.exists() == (flush == 2)
     assert run(*command).json == chain.ended["scores"].json
     assert content(out) == content(chain.scores)
@@ -248,7 +248,7 @@ def test_a_killed_producer_is_noticed_by_the_next_step(chain, run, tmp_path):
 def test_a_damaged_part_is_made_again(chain, run, tmp_path):
     out = tmp_path / "out.h5"
     command = ("explain", chain.cls, chain.data, *FEW)
-    run(*command, "-o", out, status=-signal.SIGKILL, settings=PARTS, die_at_flush=9)
+    run(*command, "-o", out, status=-signal.SIGKILL, settings=PARTS, die_at=(FLUSH, 9))
     part = sorted((tmp_path / "out.h5.parts").glob("*.h5"))[0]
     part.write_bytes(part.read_bytes()[:-100])
     ended = run(*command, "-o", out)
@@ -260,7 +260,7 @@ def test_a_damaged_part_is_made_again(chain, run, tmp_path):
 def test_parts_of_another_run_are_not_mixed_in(chain, run, tmp_path):
     out = tmp_path / "out.h5"
     command = ("explain", chain.cls, chain.data, *FEW, "-o", out)
-    run(*command, status=-signal.SIGKILL, settings=PARTS, die_at_flush=6)
+    run(*command, status=-signal.SIGKILL, settings=PARTS, die_at=(FLUSH, 6))
     refused = run(*command, "--flip", status=73)
     assert "unfinished work of another run" in refused.stderr
     run(*command, "--flip", "--overwrite")

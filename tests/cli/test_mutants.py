@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.cli.launch import FLUSH
 from tests.cli.read import content
 from tests.cli.test_kill_moments import PART_PER_IMAGE
 
@@ -155,7 +156,7 @@ class Case:
         self.beside = {}
         if name in {"part", "checkpoint"}:
             flush = {"part": 9, "checkpoint": 8}[name]
-            run(*self.command, "-o", self.out, status=-9, settings=PART_PER_IMAGE, die_at_flush=flush)
+            run(*self.command, "-o", self.out, status=-9, settings=PART_PER_IMAGE, die_at=(FLUSH, flush))
             beside = self.out.with_name(f"{self.out.name}.{name}{'s' * (name == 'part')}")
             self.beside = {path: path.read_bytes() for path in sorted(beside.iterdir())}
             self.data = max(self.beside.values(), key=len)

@@ -2,7 +2,7 @@
 
 Importing torch takes seconds, a command on tiny data a fraction of one. What is forked is otherwise the real thing: a
 process of its own with real descriptors, signals and status, that enters by `xseg.cli.main`. Requests and answers
-are JSON lines. A request may ask for a death at the n-th flush to disk: the same as `kill -9`, at a chosen moment.
+are JSON lines. A request may ask for a death at the n-th call of a function: the same as `kill -9`, at a chosen moment.
 """
 
 import importlib
@@ -60,14 +60,9 @@ def _become(request: dict[str, Any]) -> None:
     sys.stdin = os.fdopen(0, closefd=False)
     os.environ.update(request["env"])
     for name, value in request["settings"].items():
-        module, _, attribute = name.partition(":")
-        owner = importlib.import_module(module)
-        *outer, last = attribute.split(".")
-        for part in outer:
-            owner = getattr(owner, part)
-        setattr(owner, last, value)
-    if request["die_at_flush"]:
-        _die_at_flush(request["die_at_flush"])
+        setattr(*_owner(name), value)
+    if request["die_at"]:
+        _die_at(*request["die_at"])
     if request["noise"]:
         _at_every_image(lambda: (print("NOISE"), os.write(1, b"NOISE\n")))
     if request["slow_images"]:
@@ -100,17 +95,28 @@ def _at_every_image(work: Callable[[], object]) -> None:
     PIL.Image.open = opened  # type: ignore[assignment]
 
 
-def _die_at_flush(number: int) -> None:
-    real, count = os.fsync, 0
+def _owner(name: str) -> tuple[Any, str]:
+    """What `module:a.b` is an attribute of, and its name there."""
+    module, _, attribute = name.partition(":")
+    owner = importlib.import_module(module)
+    *outer, last = attribute.split(".")
+    for part in outer:
+        owner = getattr(owner, part)
+    return owner, last
 
-    def fsync(handle: int) -> None:
+
+def _die_at(name: str, number: int) -> None:
+    owner, last = _owner(name)
+    real, count = getattr(owner, last), 0
+
+    def called(*args: Any, **how: Any) -> Any:
         nonlocal count
         count += 1
         if count == number:
             os.kill(os.getpid(), signal.SIGKILL)
-        real(handle)
+        return real(*args, **how)
 
-    os.fsync = fsync
+    setattr(owner, last, called)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from xseg.errors import BadInput, Stopped, Unavailable, UsageError
 from xseg.seeding import key_seed
 from xseg.training.checkpoint import Checkpoint
 from xseg.training.schedule import Schedule
-from xseg.training.together import Together
+from xseg.training.together import Together, is_partner_gone, partner_gone
 
 Batch = Mapping[str, Tensor]
 Terms = Mapping[str, float]
@@ -229,6 +229,8 @@ class _Run:
             try:
                 return self._accumulate(batch, step)
             except RuntimeError as error:
+                if is_partner_gone(error):  # within a forward or backward pass, which average over the processes
+                    raise partner_gone(error) from error
                 if not is_out_of_memory(error):
                     raise
                 if not self.group.rank.alone:  # the others wait for this step's gradient

@@ -20,6 +20,9 @@ T = TypeVar("T")
 # ever. So what refers to a group lives as long as the process, which `cli.command.main` ends without freeing anything.
 KEPT: list[nn.Module] = []
 
+# gloo raises plain RuntimeErrors that name its source files.
+_CONNECTION = ("gloo", "nccl")
+
 
 @dataclass(frozen=True)
 class Together:
@@ -132,7 +135,19 @@ def _partners() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise Unavailable(
-            f"another process of this training is gone ({str(error).splitlines()[0]})",
-            "see its log; the same command continues from the last checkpoint",
-        ) from error
+        raise partner_gone(error) from error
+
+
+def is_partner_gone(error: BaseException) -> bool:
+    """Whether `error`, from a pass that averages over processes, is the connection's and not the computation's."""
+    return isinstance(error, distributed.DistError) or (
+        isinstance(error, RuntimeError) and any(word in str(error).lower() for word in _CONNECTION)
+    )
+
+
+def partner_gone(error: BaseException) -> Unavailable:
+    """What the user is told when `error` ended the connection to the other processes."""
+    return Unavailable(
+        f"another process of this training is gone ({str(error).splitlines()[0]})",
+        "see its log; the same command continues from the last checkpoint",
+    )
