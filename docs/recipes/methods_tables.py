@@ -7,7 +7,7 @@ OUT is the recipe's directory of artifacts; what has not been measured there is 
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +132,7 @@ def perturbation(out: Path) -> Iterator[str]:
     runs = of_both(out, "perturbation")
     if not runs:
         return
+    beside = by_file(predicted for _, predicted, _ in runs)
     yield from head(
         "method", "negative, predicted", "negative, target", "positive, predicted", "positive, target",
         "negative less random", "tied",
@@ -139,17 +140,18 @@ def perturbation(out: Path) -> Iterator[str]:
     for name, predicted, target in sorted(runs, key=lambda entry: -entry[1]["auc_negative"]):
         areas = [spread(run[key], run[f"{key}_interval"]) for key in ("auc_negative", "auc_positive")
                  for run in (predicted, target)]  # fmt: skip
-        yield row(f"`{name}`", *areas, apart(predicted), number(predicted["tie_fraction"]))
+        yield row(f"`{name}`", *areas, apart(predicted, beside), number(predicted["tie_fraction"]))
 
 
 def ablations(out: Path) -> Iterator[str]:
     """Negative areas of attribution-guided factorization without one of its parts."""
     runs = of_both(out, "ablations")
+    beside = by_file(predicted for _, predicted, _ in runs)
     if runs:
         yield from head("method", "negative, predicted", "negative, target", "less `agf`, predicted")
     for name, predicted, target in sorted(runs, key=lambda entry: -entry[1]["auc_negative"]):
         areas = [spread(run["auc_negative"], run["auc_negative_interval"]) for run in (predicted, target)]
-        yield row(f"`{name}`", *areas, apart(predicted, "agf"))
+        yield row(f"`{name}`", *areas, apart(predicted, beside, "agf"))
 
 
 def of_both(out: Path, kind: str) -> list[tuple[str, Found, Found]]:
@@ -158,14 +160,27 @@ def of_both(out: Path, kind: str) -> list[tuple[str, Found, Found]]:
     for path in sorted(out.glob(f"{kind}*.json")):
         for run in results(path)["runs"]:
             found.setdefault(method(run), {})[run["maps_of"]] = run
-    return [(name, runs["predicted"], runs["labels"]) for name, runs in found.items()]
+    return [(name, runs["predicted"], runs["labels"]) for name, runs in found.items() if len(runs) == 2]
 
 
-def apart(run: Found, other: str = "random") -> str:
-    """How much more negative area than another method's maps of the same classes, on the same images."""
+def by_file(runs: Iterable[Found]) -> dict[str, Found]:
+    """Runs by what they are called where others are compared with them."""
+    return {run["input"]: run for run in runs}
+
+
+def apart(run: Found, beside: Mapping[str, Found], other: str = "random") -> str:
+    """How much more negative area than another method's maps of the same classes, on the same images.
+
+    A run is compared with those before it, so the difference may stand with either of the two.
+    """
     for one in run["differences"]:
-        if one["input"].endswith(f"({run['maps_of']})") and method(one) == other:
+        if one["input"] in beside and method(one) == other:
             return spread(one["auc_negative"], one["auc_negative_interval"])
+    for found in beside.values():
+        for one in found["differences"] if method(found) == other else []:
+            if one["input"] == run["input"]:
+                low, high = one["auc_negative_interval"]
+                return spread(-one["auc_negative"], [-high, -low])
     return "-"
 
 

@@ -89,6 +89,9 @@ def test_a_map_in_its_own_grid_beats_the_floor_when_it_is_its_own_reference(made
     result, _, _ = score(made, made.cam, dataset=None, reference=[made.cam], told=told)
     assert result["against_reference"]["score"] > result["against_reference"]["uniform_map"]["score"]
     assert any("of the same classifier" in note for note in told.reporter.notes)
+    told = runtime()
+    score(made, made.random, dataset=None, reference=[made.cam], told=told)
+    assert not told.reporter.notes  # a random map depends on no classifier
 
 
 def test_several_runs_stand_side_by_side_in_json_and_table(made, reference):

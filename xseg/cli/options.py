@@ -37,7 +37,10 @@ SHARED: Shared = {
     "batch_size": (
         Annotated[
             int | None,
-            typer.Option(min=1, help="Images at once; default: 16 in train-cls, else 8, explain on a CPU: 1."),
+            typer.Option(
+                min=1,
+                help="Images at once; default: train-cls 16, perturbation 32, else 8; a CPU that does not train: 1.",
+            ),
         ],
         None,
     ),

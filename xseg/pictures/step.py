@@ -15,6 +15,7 @@ from xseg.exchange.names import output_path
 from xseg.exchange.png import write_whole
 from xseg.pictures.overlay import overlay_heatmap, overlay_mask
 from xseg.pictures.sheet import Row, contact_sheet
+from xseg.runs.failed_images import FailedImages
 from xseg.runs.images import final_status
 from xseg.runs.photographs import Photograph, Photographs, heatmaps_of
 from xseg.runs.runtime import Runtime
@@ -61,7 +62,7 @@ def show(inputs: Sequence[str], truth: Dataset | None, runtime: Runtime) -> Stat
         source.require_classes(truth.classes, str(truth.location))
     wanted = min(len(source.expected), runtime.limit or len(source.expected))
     runtime.reporter.start("show", wanted)
-    photographs, failed = Photographs(source, runtime), 0
+    photographs, failed = Photographs(source, runtime), FailedImages(runtime.reporter)
     rows: list[Row] = []
     for record in runtime.stop.between(source):
         if record.index not in source.expected[:wanted]:
@@ -69,15 +70,15 @@ def show(inputs: Sequence[str], truth: Dataset | None, runtime: Runtime) -> Stat
         try:
             row = _row(photographs.of(record), classes, truth)
         except (BadInput, InputMissing) as error:
-            failed += 1
-            runtime.reporter.note(f"failed: {record.id}: {error}")
+            failed.add(record.id, error)
             continue
         write_whole(output_path(directory / "overlays", record.id, ".png"), _png([row], classes))
         rows += [row] if len(rows) < SHEET_ROWS else []
         runtime.reporter.advance(1)
     if rows:
         write_whole(sheet, _png(rows, classes, cell=(160, 120)))
-    return final_status(failed, runtime.max_failures)
+    failed.tell_repeated()
+    return final_status(len(failed), runtime.max_failures)
 
 
 def _row(photograph: Photograph, classes: Sequence[str], truth: Dataset | None) -> Row:

@@ -17,6 +17,7 @@ from xseg.errors import BadInput, InputMissing, UsageError
 from xseg.heatmaps.batches import BATCH_SIZE
 from xseg.heatmaps.step import Labels
 from xseg.heatmaps.views import fixed_size
+from xseg.runs.failed_images import FailedImages
 from xseg.runs.runtime import Runtime
 from xseg.scores.classification import ClassificationScore
 from xseg.scores.runs import Outcome, score_runs
@@ -135,11 +136,10 @@ def _score(
     labels = Labels(dataset, classifier.config.classes)
     threshold = THRESHOLD if options.threshold is None else options.threshold
     score = ClassificationScore(classifier.config.classes, classifier.config.activation, threshold)
-    failed: list[str] = []
+    failed = FailedImages(runtime.reporter)
 
     def tell(index: int, error: BadInput | InputMissing) -> None:
-        failed.append(dataset.items[index].id)
-        runtime.reporter.note(f"failed: {failed[-1]}: {error}")
+        failed.add(dataset.items[index].id, error)
         runtime.reporter.advance(1)
 
     runtime.reporter.start("evaluate", len(known))
@@ -161,6 +161,7 @@ def _score(
             for index, row in zip(indices, logits, strict=True):
                 score.add(dataset.items[index].id, row, labels.of(dataset.items[index]))
             runtime.reporter.advance(len(indices))
+    failed.tell_repeated()
     drawn = {"replicates": options.replicates, "seed": runtime.seed}
     run = {
         "protocol": "classification",

@@ -11,6 +11,8 @@ from xseg.artifacts.header import Header
 from xseg.artifacts.record import Record
 from xseg.datasets.index import Dataset
 from xseg.errors import BadInput, InputMissing, UsageError
+from xseg.heatmaps.registry import methods
+from xseg.runs.failed_images import FailedImages
 from xseg.runs.photographs import heatmaps_of
 from xseg.runs.runtime import Runtime
 from xseg.runs.source import RecordSource
@@ -99,6 +101,9 @@ def _reference(options: LocalisationOptions, runtime: Runtime) -> RecordSource:
 
 
 def _tell_dependence(opened: Opened, reference: RecordSource, runtime: Runtime) -> None:
+    name = str(opened.source.header.params.get("method"))
+    if name in methods.names() and not methods.get(name).needs_model:
+        return  # it depends on no classifier
     common = {parent for parent in opened.source.header.parents if parent.kind == "classifier"}
     if common & set(reference.header.parents):
         runtime.reporter.note(
@@ -191,12 +196,11 @@ def _all(source: RecordSource, runtime: Runtime, add: Callable[[Record], None]) 
     work = source.header.work
     total = work.total if work else 0
     runtime.reporter.start("evaluate", min(total, runtime.limit or total))
-    failed: set[str] = set()
-    for record in runtime.stop.between(islice(source, runtime.limit)):
-        try:
-            add(record)
-        except (BadInput, InputMissing) as error:
-            failed.add(record.id)
-            runtime.reporter.note(f"failed: {record.id}: {error}")
-        runtime.reporter.advance(1)
-    return len(failed), failed | {failure.id for failure in source.failures}
+    with FailedImages(runtime.reporter) as failed:
+        for record in runtime.stop.between(islice(source, runtime.limit)):
+            try:
+                add(record)
+            except (BadInput, InputMissing) as error:
+                failed.add(record.id, error)
+            runtime.reporter.advance(1)
+    return len(failed), failed.ids | {failure.id for failure in source.failures}

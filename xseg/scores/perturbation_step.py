@@ -19,6 +19,7 @@ from xseg.device import resolve
 from xseg.errors import BadInput, CannotCreate, InputMissing, NothingScored, UsageError
 from xseg.heatmaps.step import Labels
 from xseg.heatmaps.views import fixed_size
+from xseg.runs.failed_images import FailedImages
 from xseg.runs.runtime import Runtime
 from xseg.scores.perturb_image import Perturbation, Subject
 from xseg.scores.perturbation import Against, Fill, PerturbationScore, Readings, can_judge, curve_named
@@ -287,16 +288,17 @@ class _Protocol:
     def _read(self, opened: Opened) -> None:
         """Take the images of a run apart, once for all choices of maps."""
         self._tallies = {choice: _Tally(PerturbationScore(self._curves)) for choice in self._options.maps_of or (None,)}
-        self._failed, seen = 0, set()
-        for record, found in with_photographs(opened, self._dataset, self._runtime):
-            seen.add(record.id)
-            try:
-                if isinstance(found, BadInput | InputMissing):
-                    raise found
-                self._add(record, found.image)
-            except (BadInput, InputMissing) as error:
-                self._failed += 1
-                self._runtime.reporter.note(f"failed: {record.id}: {error}")
+        seen = set()
+        with FailedImages(self._runtime.reporter) as failed:
+            for record, found in with_photographs(opened, self._dataset, self._runtime):
+                seen.add(record.id)
+                try:
+                    if isinstance(found, BadInput | InputMissing):
+                        raise found
+                    self._add(record, found.image)
+                except (BadInput, InputMissing) as error:
+                    failed.add(record.id, error)
+        self._failed = len(failed)
         self._missed = self._missing(opened, seen) + self._failed
 
     def _add(self, record: Record, image: np.ndarray) -> None:

@@ -18,6 +18,7 @@ from xseg.artifacts.stream import first_part
 from xseg.datasets.index import Dataset
 from xseg.device import cores
 from xseg.errors import BadInput, CannotCreate, InputMissing, NothingScored, Status
+from xseg.runs.failed_images import FailedImages
 from xseg.runs.images import final_status
 from xseg.runs.photographs import Photograph, Photographs
 from xseg.runs.runtime import Runtime
@@ -205,19 +206,18 @@ def with_truth(
     wanted = {item.id for item in dataset.items}
     runtime.reporter.start("evaluate", len(wanted))
     seen: set[str] = set()
-    failed: set[str] = set()
     pairs = alongside(source, wanted, lambda record: dataset.read_mask(dataset.by_id[record.id], record.size), runtime)
-    for record, truth in runtime.stop.between(pairs):
-        seen.add(record.id)
-        try:
-            if isinstance(truth, BadInput | InputMissing):
-                raise truth
-            add(record, truth)
-        except (BadInput, InputMissing) as error:
-            failed.add(record.id)
-            runtime.reporter.note(f"failed: {record.id}: {error}")
-        runtime.reporter.advance(1)
-    return len(failed), failed | unseen(source, dataset, seen, runtime, hint)
+    with FailedImages(runtime.reporter) as failed:
+        for record, truth in runtime.stop.between(pairs):
+            seen.add(record.id)
+            try:
+                if isinstance(truth, BadInput | InputMissing):
+                    raise truth
+                add(record, truth)
+            except (BadInput, InputMissing) as error:
+                failed.add(record.id, error)
+            runtime.reporter.advance(1)
+    return len(failed), failed.ids | unseen(source, dataset, seen, runtime, hint)
 
 
 def unseen(source: RecordSource, dataset: Dataset, seen: set[str], runtime: Runtime, hint: str) -> set[str]:

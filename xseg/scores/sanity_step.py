@@ -16,6 +16,7 @@ from xseg.errors import BadInput, InputMissing, NothingScored, UsageError
 from xseg.heatmaps.batches import BATCH_SIZE
 from xseg.heatmaps.quantise import dequantise
 from xseg.heatmaps.registry import require_served
+from xseg.runs.failed_images import FailedImages
 from xseg.runs.runtime import Runtime
 from xseg.scores.map_comparison import SeenMap
 from xseg.scores.randomise import Order, RandomWeights
@@ -169,7 +170,8 @@ class _Run:
         else:
             self._variants = [loader.with_random_labels(options.random_labels, recipe.output_stride)]
             self._stages = [StageScore("labels", None)]
-        self._images, self._maps, self._failed, self._difference = 0, 0, 0, 0.0
+        self._images, self._maps, self._difference = 0, 0, 0.0
+        self._failed = FailedImages(runtime.reporter)
 
     def score(self) -> tuple[dict[str, Any], int]:
         """The run's JSON object, and how many images failed."""
@@ -178,7 +180,7 @@ class _Run:
         for record, found in with_photographs(self._opened, self._dataset, self._runtime):
             seen.add(record.id)
             if isinstance(found, BadInput | InputMissing):
-                self._fail(record, found)
+                self._failed.add(record.id, found)
             elif len(record.arrays["maps/class_id"]):
                 window.append((record, found.image))
             if len(window) == self._batch_size:
@@ -186,21 +188,18 @@ class _Run:
                 window = []
         if window:
             self._add(window)
+        self._failed.tell_repeated()
         missing = self._missing(seen)
         if not self._images:
             raise NothingScored("no image with a map could be explained again")
         self._tell_difference()
-        return self._result(missing), self._failed
+        return self._result(missing), len(self._failed)
 
     def _missing(self, seen: set[str]) -> int:
         if self._dataset is None:
-            return len(self._opened.source.failures) + self._failed
+            return len(self._opened.source.failures) + len(self._failed)
         hint = "make them for this split, or compare what is there with --allow-missing"
-        return len(unseen(self._opened.source, self._dataset, seen, self._runtime, hint)) + self._failed
-
-    def _fail(self, record: Record, error: BadInput | InputMissing) -> None:
-        self._failed += 1
-        self._runtime.reporter.note(f"failed: {record.id}: {error}")
+        return len(unseen(self._opened.source, self._dataset, seen, self._runtime, hint)) + len(self._failed)
 
     def _add(self, window: Sequence[tuple[Record, np.ndarray]]) -> None:
         """Explain a window of images with every set of weights, and keep the comparisons."""
