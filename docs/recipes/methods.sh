@@ -82,10 +82,8 @@ sanity() {
 
 # Foreground and background by one map, on the images of a single class.
 foreground() {
-    for preset in agf chefer; do
-        # shellcheck disable=SC2046
-        measure "foreground-$preset" $(files val) --protocol imagenet-seg --preset "$preset" --dataset "$data" --split val
-    done
+    # shellcheck disable=SC2046
+    foreground_scores "$data" val $(files val)
 }
 
 # How much of a map, and whether its maximum, lies in the object.
