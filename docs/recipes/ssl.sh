@@ -7,7 +7,7 @@
 # NETS     networks by name, as artifacts with softmax heads. For example
 #            xseg train-cls DATA --model torchvision:resnet50 --weights scan.pth --init-only --keep-head -o scan.h5
 #            xseg train-cls DATA --model torchvision:resnet18 --weights none --objective rotation --crop 224 -o rotnet.h5
-# OUT      directory for the artifacts; a run that was cut off continues where it stopped
+# OUT      directory for the artifacts; a run that was cut off continues where it stopped, results that are there stay
 # SPLIT    list that is explained (default val); BANK the list of the neighbours, TRAIN of the probes (default train)
 # SIZE     long side of the images in pixels (default 224)
 # METHODS  of Table 4 (default: agf rap); of Figure 4a the same
@@ -18,6 +18,7 @@
 set -euo pipefail
 : "${DATA:?data set}" "${NETS:?name=artifact ...}" "${OUT:?output directory}"
 xseg=${XSEG:-xseg}
+source "$(dirname "$0")/method_arguments.sh"
 split=${SPLIT:-val} size=${SIZE:-224} methods=${METHODS:-agf rap}
 probed=${PROBED:-${NETS%%=*}} layers=${LAYERS:-layer1 layer2 layer3 layer4}
 mkdir -p "$OUT"
@@ -60,8 +61,8 @@ perturbation() {
     for net in $(nets); do
         cls=$(artifact "$net")
         # shellcheck disable=SC2046
-        $xseg evaluate $(files "$net") --protocol perturbation --measure negative --score-against predicted \
-            --classifier "$cls" --json > "$OUT/$net-perturbation.json"
+        measure "$net-perturbation" $(files "$net") --protocol perturbation --measure negative \
+            --score-against predicted --classifier "$cls"
     done
 }
 
@@ -69,8 +70,7 @@ perturbation() {
 segmentation() {
     for net in $(nets); do
         # shellcheck disable=SC2046
-        $xseg evaluate $(files "$net") --protocol imagenet-seg --preset agf --dataset "$DATA" --split "$split" \
-            --json > "$OUT/$net-segmentation.json"
+        measure "$net-segmentation" $(files "$net") --protocol imagenet-seg --preset agf --dataset "$DATA" --split "$split"
     done
 }
 
@@ -90,8 +90,7 @@ layer_files() { for layer in $layers; do echo "$OUT/$probed-layer-$layer.h5"; do
 
 figure() {
     # shellcheck disable=SC2046
-    $xseg evaluate $(layer_files) --protocol imagenet-seg --preset agf --dataset "$DATA" --split "$split" \
-        --json > "$OUT/$probed-layers.json"
+    measure "$probed-layers" $(layer_files) --protocol imagenet-seg --preset agf --dataset "$DATA" --split "$split"
 }
 
 # Figure 5: the maps of the layers over some photographs.
