@@ -49,8 +49,8 @@ foreground_scores() {  # data, list (empty: all), files
     done
 }
 
-measure() {  # name of a result, arguments of `xseg evaluate`: kept once it is whole; remove it to measure it again
+measure() {  # name of a result, arguments of `xseg evaluate`: kept once it is whole, and continued if it was cut off
     [ -s "$OUT/$1.json" ] && return
-    $xseg evaluate "${@:2}" --json > "$OUT/$1.part"
+    $xseg evaluate "${@:2}" -o "$OUT/$1.scores" --json > "$OUT/$1.part"
     mv "$OUT/$1.part" "$OUT/$1.json"
 }

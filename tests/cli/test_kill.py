@@ -86,6 +86,19 @@ def test_a_training_killed_again_and_again_ends_with_the_uninterrupted_weights(c
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "whole.h5"]
 
 
+def test_an_evaluation_killed_again_and_again_asks_about_each_image_once(chain, run, tmp_path):
+    command = ("evaluate", chain.cam, "--protocol", "perturbation", "--classifier", chain.cls, "--frame", "32x48")
+    out, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
+    for _ in range(2):
+        run(*command, "-o", out, status=-signal.SIGKILL, die_at=("xseg.scores.journal:Journal.add", 3))
+    ended = run(*command, "-o", out)
+    assert "measured already" in ended.stderr
+    assert " 4 images" in ended.stderr
+    run(*command, "-o", whole)
+    assert content(out) == content(whole)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "whole.h5"]
+
+
 @pytest.mark.parametrize("name", ["explain", "train-cls"])
 def test_a_kill_between_publishing_and_tidying_up_leaves_a_whole_that_the_next_run_tidies(chain, run, tmp_path, name):
     command = (per_image_steps(chain, chain.cam) | trainers(chain))[name]

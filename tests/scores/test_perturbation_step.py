@@ -319,6 +319,34 @@ def test_a_signal_ends_it_and_nothing_is_written(made, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_was_measured_before_a_signal_is_kept_and_the_result_is_that_of_one_run(made, tmp_path, monkeypatch):
+    path, asked = tmp_path / "scores.h5", []
+    ask = Perturbation.readings
+
+    def counted(self, subject, against):
+        asked.append(subject.key[0])
+        told.stop.signal = 15 if len(asked) == 7 else None
+        return ask(self, subject, against)
+
+    monkeypatch.setattr(Perturbation, "readings", counted)
+    both = {"maps_of": ("predicted", "labels")}
+    told = runtime()
+    whole, *_ = score(made, made.cam, made.random, told=runtime(), **both)
+    total, told = len(asked), runtime(path)
+    asked.clear()
+    with pytest.raises(Stopped, match=r"images are kept in .*scores.h5.journal"):
+        score(made, made.cam, made.random, told=told, **both)
+    assert [one.name for one in tmp_path.iterdir()] == ["scores.h5.journal"]
+    with pytest.raises(CannotCreate, match="is not the journal of this run"):
+        score(made, made.cam, told=runtime(path))
+    told = runtime(path)
+    resumed, *_ = score(made, made.cam, made.random, told=told, **both)
+    assert len(asked) == total > 7
+    assert resumed == whole
+    assert any("measured already" in note for note in told.reporter.notes)
+    assert [one.name for one in tmp_path.iterdir()] == ["scores.h5"]
+
+
 def test_a_frame_that_a_transformer_cannot_take_is_refused_with_one_that_it_can(made, tmp_path):
     path = tmp_path / "vit.h5"
     train(made.dataset, ModelOptions("timm:test_vit2", "none"), None, None, runtime(path))

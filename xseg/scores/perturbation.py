@@ -5,9 +5,9 @@ Published code and what it really computes: Gur, Ali and Wolf 2021 (AGF) and Che
 2022, arXiv:2202.00449.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -176,6 +176,20 @@ class Readings:
     hits: dict[str, npt.NDArray[np.float64]]
     probability: dict[str, npt.NDArray[np.float64]]
     ties: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The same in lists."""
+        curves = {"hits": self.hits, "probability": self.probability}
+        lists = {name: {curve: values.tolist() for curve, values in found.items()} for name, found in curves.items()}
+        return {**lists, "ties": self.ties}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> Self:
+        """What `to_json` gave, to the bit."""
+        hits, probability = (
+            {curve: np.array(values) for curve, values in found[name].items()} for name in ("hits", "probability")
+        )
+        return cls(hits, probability, found["ties"])
 
 
 class PerturbationScore:

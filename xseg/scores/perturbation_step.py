@@ -1,6 +1,6 @@
 """The step `evaluate --protocol perturbation`: heatmaps say in which order pixels go, a classifier what is lost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -9,21 +9,22 @@ import numpy as np
 import numpy.typing as npt
 
 from xseg.artifacts.header import Header, Parent
-from xseg.artifacts.publish import check_writable
 from xseg.artifacts.record import Record
 from xseg.classifier.model import Classifier
 from xseg.classifier.sides import nearest, refused_steps
 from xseg.classifier.step import load_classifier
 from xseg.datasets.index import Dataset
 from xseg.device import resolve
-from xseg.errors import BadInput, CannotCreate, InputMissing, NothingScored, UsageError
+from xseg.errors import BadInput, InputMissing, NothingScored, Stopped, UsageError
 from xseg.heatmaps.step import Labels
 from xseg.heatmaps.views import fixed_size
 from xseg.runs.failed_images import FailedImages
 from xseg.runs.runtime import Runtime
+from xseg.scores.journal import Journal
 from xseg.scores.perturb_image import Perturbation, Subject
 from xseg.scores.perturbation import Against, Fill, PerturbationScore, Readings, can_judge, curve_named
-from xseg.scores.runs import Opened, Outcome, Row, open_runs, score_runs, unseen, with_photographs
+from xseg.scores.perturbation_picture import check_picture, draw
+from xseg.scores.runs import Opened, Outcome, open_runs, score_runs, unseen, with_photographs
 from xseg.training.output import dataset_parent
 
 _BATCH_SIZE = 32  # copies of one image, on an accelerator
@@ -114,36 +115,24 @@ def evaluate_perturbation(
                 f"{opened.heading} was not made directly by {options.classifier}; the curves are about this classifier"
             )
     header = _header(runs, parent, classifier, dataset, options, runtime)
-    _check_picture(options.picture, header.run, [*inputs, options.classifier], runtime)
-    protocol = _Protocol(classifier, dataset, options, runtime)
+    check_picture(options.picture, header.run, [*inputs, options.classifier], runtime)
+    journal = Journal(runtime.target.path, header.run, overwrite=runtime.overwrite)
+    if len(journal):
+        runtime.reporter.note(f"measured already, by {journal.path}: {len(journal)} images of {len(runs)} runs")
+    protocol = _Protocol(classifier, dataset, options, journal, runtime)
     chosen = [_Chosen(opened, maps_of) for opened in runs for maps_of in options.maps_of or (None,)]
-    outcome = score_runs(chosen, header, protocol.score, runtime)
+    try:
+        outcome = score_runs(chosen, header, protocol.score, runtime)
+    except Stopped as stopped:
+        if journal.path is None or not len(journal):
+            raise
+        raise runtime.stop.stopped(
+            f"stopped by a signal; {len(journal)} images are kept in {journal.path}", "the same command continues"
+        ) from stopped
+    journal.remove()
     if options.picture is not None:
-        _draw(outcome[1], options.picture, header.run)
+        draw(outcome[1], options.picture, header.run)
     return outcome
-
-
-def _check_picture(path: Path | None, run: str, inputs: Sequence[str], runtime: Runtime) -> None:
-    """Find out before the work begins that the picture cannot be written.
-
-    Raises:
-        UsageError: its name is not that of a PNG, or an input or the output has it.
-        CannotCreate: it is there, not of this run, and may not be replaced, or its directory cannot be written.
-    """
-    from xseg.pictures.line_chart import run_of
-
-    if path is None:
-        return
-    if path.suffix.lower() != ".png":
-        raise UsageError(f"--curve {path}: needed a name that ends in .png", "for example --curve curves.png")
-    others = [*inputs, *([] if runtime.target.path is None else [str(runtime.target.path)])]
-    if path.resolve() in {Path(name).resolve() for name in others if name != "-"}:
-        raise UsageError(f"--curve {path} is an input or the output of this command", "give another --curve")
-    check_writable(path)
-    if path.exists() and not runtime.overwrite and run_of(path) != run:
-        raise CannotCreate(
-            f"{path} exists and is not a picture of this run", "choose another --curve, or use --overwrite"
-        )
 
 
 def _frame(classifier: Classifier, asked: tuple[int, int] | None) -> tuple[int, int]:
@@ -184,28 +173,6 @@ def _header(
     if dataset is not None:
         parents.append(dataset_parent(dataset))
     return Header("scores", classifier.config.classes, "evaluate", decided, parents=tuple(parents), argv=runtime.argv)
-
-
-def _draw(rows: Sequence[Row], path: Path, run: str) -> None:
-    from xseg.exchange.png import write_whole
-    from xseg.pictures.line_chart import Line, Panel, line_charts, png
-
-    panels = []
-    choices = dict.fromkeys(one["maps_of"] for _, one in rows)
-    runs = {(heading.removesuffix(f" ({one['maps_of']})"), one["maps_of"]): one for heading, one in rows}
-    names = dict.fromkeys(name for name, _ in runs)  # a line for each in every panel, so that colours mean the same
-    for curve, shares in rows[0][1]["steps"].items():
-        measure = rows[0][1]["scores"][curve]
-        changed = "inserted" if curve == "insertion" else "removed"
-        nothing: dict[str, Any] = {"curves": {curve: [None] * len(shares)}}
-        for choice in choices:
-            lines = [Line(name, shares, runs.get((name, choice), nothing)["curves"][curve]) for name in names]
-            title = f"{curve}, maps of {choice}" if choice else curve
-            panels.append(Panel(title, f"share of pixels {changed}", _AXIS[measure], lines))
-    write_whole(path, png(line_charts(panels), run))
-
-
-_AXIS = {"hits": "share of right decisions", "probability": "probability of the class"}
 
 
 def _labels(dataset: Dataset, classifier: Classifier) -> Labels | None:
@@ -256,8 +223,14 @@ class _Protocol:
     """What is shared by all runs: the classifier, what it said about intact images, and the scores to compare with."""
 
     def __init__(
-        self, classifier: Classifier, dataset: Dataset | None, options: PerturbationOptions, runtime: Runtime
+        self,
+        classifier: Classifier,
+        dataset: Dataset | None,
+        options: PerturbationOptions,
+        journal: Journal,
+        runtime: Runtime,
     ) -> None:
+        self._journal = journal
         self._classifier, self._dataset, self._options, self._runtime = classifier, dataset, options, runtime
         self._curves = [curve_named(name, options.fill or "black", options.steps or 224) for name in options.curves]
         self._against: Against = options.score_against or "predicted"  # labels need not be known if none are used
@@ -295,22 +268,39 @@ class _Protocol:
                 try:
                     if isinstance(found, BadInput | InputMissing):
                         raise found
-                    self._add(record, found.image)
+                    self._add(opened.source.header.run, record, found.image)
                 except (BadInput, InputMissing) as error:
                     failed.add(record.id, error)
         self._failed = len(failed)
         self._missed = self._missing(opened, seen) + self._failed
 
-    def _add(self, record: Record, image: np.ndarray) -> None:
+    def _add(self, run: str, record: Record, image: np.ndarray) -> None:
+        """The readings of an image, asked for or from the journal, to every choice of maps."""
+        key = f"{run} {record.id}"
+        kept = self._journal.get(key)
+        if kept is not None:
+            found = [[Readings.from_json(reading) for reading in own] for own in kept]
+            self._tally(record.id, dict(zip(self._tallies, found, strict=True)))
+            return
+        readings = self._ask(record, image)
+        self._tally(record.id, readings)
+        self._journal.add(key, [[reading.to_json() for reading in own] for own in readings.values()])
+
+    def _ask(self, record: Record, image: np.ndarray) -> dict[Against | None, list[Readings]]:
         subject = self._subject(record, image)
         chosen = {choice: self._chosen(subject, choice) for choice in self._tallies}
         asked = np.flatnonzero(np.any(list(chosen.values()), axis=0))
         subject = replace(subject, maps=subject.maps[asked], class_id=subject.class_id[asked])
         found = self._judged(subject) if asked.size else []
-        for choice, rows in chosen.items():
-            own = [reading for reading, k in zip(found, asked, strict=True) if rows[k]]
+        return {
+            choice: [reading for reading, k in zip(found, asked, strict=True) if rows[k]]
+            for choice, rows in chosen.items()
+        }
+
+    def _tally(self, image: str, readings: Mapping[Against | None, Sequence[Readings]]) -> None:
+        for choice, own in readings.items():
             if own:
-                self._tallies[choice].score.add(record.id, own)
+                self._tallies[choice].score.add(image, own)
             else:
                 self._tallies[choice].bare += 1
 
