@@ -93,7 +93,7 @@ def test_an_evaluation_killed_again_and_again_asks_about_each_image_once(chain, 
         run(*command, "-o", out, status=-signal.SIGKILL, die_at=("xseg.scores.journal:Journal.add", 3))
     ended = run(*command, "-o", out)
     assert "measured already" in ended.stderr
-    assert " 4 images" in ended.stderr
+    assert "measured already: 4 images" in ended.stderr
     run(*command, "-o", whole)
     assert content(out) == content(whole)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out.h5", "whole.h5"]

@@ -19,6 +19,7 @@ from xseg.classifier.step import ModelOptions, load_classifier, train
 from xseg.errors import BadInput, Status, Stopped, UsageError
 from xseg.heatmaps import explain_images, methods
 from xseg.heatmaps.step import ExplainOptions, explain
+from xseg.scores.journal import Journal
 from xseg.scores.map_comparison import MEASURES
 from xseg.scores.recipe import recipe_of
 from xseg.scores.sanity_step import SanityOptions, evaluate_sanity
@@ -224,3 +225,22 @@ def test_a_signal_between_two_stages_ends_it(made, tmp_path, monkeypatch):
         check(made, made.cam, told=told)
     assert len(calls) == 3
     assert list(tmp_path.iterdir()) == []
+
+
+def test_images_that_were_compared_before_a_signal_are_kept(made, tmp_path, monkeypatch):
+    whole, *_ = check(made, made.cam, made.random, told=runtime())
+    path = tmp_path / "scores.h5"
+    told, kept = runtime(path), Journal.add
+
+    def stop_later(self, key, value):
+        kept(self, key, value)
+        told.stop.signal = 15 if len(self) == 4 else None
+
+    monkeypatch.setattr(Journal, "add", stop_later)
+    with pytest.raises(Stopped, match=r"4 images are kept in .*scores.h5.journal"):
+        check(made, made.cam, made.random, told=told)
+    again = runtime(path)
+    resumed, *_ = check(made, made.cam, made.random, told=again)
+    assert resumed == whole
+    assert any("measured already: 4 images" in note for note in again.reporter.notes)
+    assert [one.name for one in tmp_path.iterdir()] == ["scores.h5"]

@@ -3,11 +3,14 @@
 import json
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from xseg.artifacts.header import Header
 from xseg.artifacts.publish import output_errors
-from xseg.errors import CannotCreate
+from xseg.errors import CannotCreate, Stopped
+from xseg.runs.runtime import Runtime
 
 
 class Journal:
@@ -75,6 +78,27 @@ class Journal:
         self._found = {}
         if self.path is not None:
             self.path.unlink(missing_ok=True)
+
+
+@contextmanager
+def journal_of(header: Header, runtime: Runtime) -> Iterator[Journal]:
+    """The journal of the result that `header` identifies, gone at the end of a block that ends well.
+
+    Raises:
+        CannotCreate: something else is in its place.
+        Stopped: a signal ended the block; how much is kept is told.
+    """
+    journal = Journal(runtime.target.path, header.run, overwrite=runtime.overwrite)
+    if len(journal):
+        runtime.reporter.note(f"measured already: {len(journal)} images, in {journal.path}")
+    try:
+        yield journal
+    except Stopped as stopped:
+        if journal.path is None or not len(journal):
+            raise
+        kept = f"stopped by a signal; {len(journal)} images are kept in {journal.path}"
+        raise runtime.stop.stopped(kept, "the same command continues") from stopped
+    journal.remove()
 
 
 def _line(value: object) -> bytes:

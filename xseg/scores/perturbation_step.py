@@ -15,12 +15,12 @@ from xseg.classifier.sides import nearest, refused_steps
 from xseg.classifier.step import load_classifier
 from xseg.datasets.index import Dataset
 from xseg.device import resolve
-from xseg.errors import BadInput, InputMissing, NothingScored, Stopped, UsageError
+from xseg.errors import BadInput, InputMissing, NothingScored, UsageError
 from xseg.heatmaps.step import Labels
 from xseg.heatmaps.views import fixed_size
 from xseg.runs.failed_images import FailedImages
 from xseg.runs.runtime import Runtime
-from xseg.scores.journal import Journal
+from xseg.scores.journal import Journal, journal_of
 from xseg.scores.perturb_image import Perturbation, Subject
 from xseg.scores.perturbation import Against, Fill, PerturbationScore, Readings, can_judge, curve_named
 from xseg.scores.perturbation_picture import check_picture, draw
@@ -116,20 +116,10 @@ def evaluate_perturbation(
             )
     header = _header(runs, parent, classifier, dataset, options, runtime)
     check_picture(options.picture, header.run, [*inputs, options.classifier], runtime)
-    journal = Journal(runtime.target.path, header.run, overwrite=runtime.overwrite)
-    if len(journal):
-        runtime.reporter.note(f"measured already, by {journal.path}: {len(journal)} images of {len(runs)} runs")
-    protocol = _Protocol(classifier, dataset, options, journal, runtime)
     chosen = [_Chosen(opened, maps_of) for opened in runs for maps_of in options.maps_of or (None,)]
-    try:
+    with journal_of(header, runtime) as journal:
+        protocol = _Protocol(classifier, dataset, options, journal, runtime)
         outcome = score_runs(chosen, header, protocol.score, runtime)
-    except Stopped as stopped:
-        if journal.path is None or not len(journal):
-            raise
-        raise runtime.stop.stopped(
-            f"stopped by a signal; {len(journal)} images are kept in {journal.path}", "the same command continues"
-        ) from stopped
-    journal.remove()
     if options.picture is not None:
         draw(outcome[1], options.picture, header.run)
     return outcome

@@ -18,6 +18,7 @@ from xseg.heatmaps.quantise import dequantise
 from xseg.heatmaps.registry import require_served
 from xseg.runs.failed_images import FailedImages
 from xseg.runs.runtime import Runtime
+from xseg.scores.journal import Journal, journal_of
 from xseg.scores.map_comparison import SeenMap
 from xseg.scores.randomise import Order, RandomWeights
 from xseg.scores.recipe import Recipe, recipe_of
@@ -93,9 +94,12 @@ def evaluate_sanity(
         parents.append(dataset_parent(dataset))
     classes = runs[0].source.header.classes
     header = Header("scores", classes, "evaluate", decided, parents=tuple(parents), argv=runtime.argv)
-    return score_runs(
-        runs, header, lambda opened: _Run(opened, recipes[opened.heading], loader, dataset, runtime).score(), runtime
-    )
+    with journal_of(header, runtime) as journal:
+
+        def score(opened: Opened) -> tuple[dict[str, Any], int]:
+            return _Run(opened, recipes[opened.heading], loader, dataset, journal, runtime).score()
+
+        return score_runs(runs, header, score, runtime)
 
 
 def _require_parent(opened: Opened, parent: Parent, classifier: str) -> None:
@@ -153,9 +157,16 @@ class _Run:
     """The protocol on one run."""
 
     def __init__(
-        self, opened: Opened, recipe: Recipe, loader: _Classifiers, dataset: Dataset | None, runtime: Runtime
+        self,
+        opened: Opened,
+        recipe: Recipe,
+        loader: _Classifiers,
+        dataset: Dataset | None,
+        journal: Journal,
+        runtime: Runtime,
     ) -> None:
         options = loader.options
+        self._journal = journal
         self._opened, self._dataset, self._runtime = opened, dataset, runtime
         self._options = options
         self._recipe = replace(recipe, amp=uses_amp(loader.device, recipe.amp))
@@ -181,6 +192,8 @@ class _Run:
             seen.add(record.id)
             if isinstance(found, BadInput | InputMissing):
                 self._failed.add(record.id, found)
+            elif kept := self._journal.get(self._key(record)):
+                self._keep(record.id, **kept)
             elif len(record.arrays["maps/class_id"]):
                 window.append((record, found.image))
             if len(window) == self._batch_size:
@@ -209,19 +222,27 @@ class _Run:
         if min(min(classes) for classes in targets) < 1:
             raise BadInput(f"{self._opened.heading}: maps without a class cannot be made again")
         originals = self._recipe.maps(self._classifier, images, targets, ids, self._batch_size)
-        for (record, _), maps in zip(window, originals, strict=True):
-            stored = dequantise(record.arrays["maps"], record.arrays["maps/scale"])
-            self._difference = max(self._difference, stored_difference(stored, maps))
         seen = [[SeenMap.of(one) for one in maps] for maps in originals]
         stages: list[list[Compared]] = []
         for variant in self._runtime.stop.between(self._variants):
             others = self._recipe.maps(variant, images, targets, ids, self._batch_size)
             stages.append([compare_all(first, second) for first, second in zip(seen, others, strict=True)])
+        for (record, _), maps, *compared in zip(window, originals, *stages, strict=True):
+            stored = dequantise(record.arrays["maps"], record.arrays["maps/scale"])
+            found = {"difference": stored_difference(stored, maps), "stages": compared}
+            self._keep(record.id, **found)
+            self._journal.add(self._key(record), found)
+
+    def _key(self, record: Record) -> str:
+        return f"{self._opened.source.header.run} {record.id}"
+
+    def _keep(self, image: str, difference: float, stages: Sequence[Compared]) -> None:
+        """What one image's maps came to, at each stage."""
+        self._difference = max(self._difference, difference)
         for score, compared in zip(self._stages, stages, strict=True):
-            for name, one in zip(ids, compared, strict=True):
-                score.add(name, one)
-        self._images += len(window)
-        self._maps += sum(map(len, targets))
+            score.add(image, compared)
+        self._images += 1
+        self._maps += len(stages[0])
 
     def _tell_difference(self) -> None:
         if self._difference > (_AGREES_AMP if self._recipe.amp else _AGREES):
