@@ -141,3 +141,19 @@ def test_the_ids_of_a_whole_are_those_of_the_work_list():
     wrong = [failures[0], replace(failures[1], id="other")]
     with pytest.raises(BadInput, match="worklist_sha256"):
         Part(io.BytesIO(encoded(some, header(5), wrong)), "x")
+
+
+def test_damage_further_on_does_not_touch_the_images_before_it(tmp_path):
+    records = [record(index, maps=2, size=(300, 400)) for index in range(6)]
+    path = tmp_path / "a.h5"
+    path.write_bytes(data := encoded(records, header()))
+    with h5py.File(path) as file:
+        last = file["maps/values"].id.get_chunk_info(file["maps/values"].id.get_num_chunks() - 1)
+    damaged = bytearray(data)
+    damaged[last.byte_offset : last.byte_offset + last.size] = bytes(last.size)
+    path.write_bytes(damaged)
+    with Part(path, str(path)) as part:
+        found = part.records()
+        assert all(same(one, other) for one, other in zip(records[:5], found, strict=False))
+        with pytest.raises(BadInput, match=records[-1].id):
+            part.record(5)

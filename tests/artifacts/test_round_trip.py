@@ -248,3 +248,24 @@ def test_an_artifact_without_images_still_tells_its_classes(tmp_path):
     with path.open("xb+") as file:
         encode(file, header(0), [])
     assert contents(path) == ([], [], header(0).content([]))
+
+
+@pytest.mark.parametrize("ahead", [1, 40, 1 << 18])
+def test_images_are_the_same_in_turn_backwards_and_at_random(monkeypatch, ahead):
+    monkeypatch.setattr("xseg.artifacts.decode._AHEAD", ahead)
+    records = [record(i, size=(3 + i, 5)) for i in range(9)]  # some without maps
+    data = encoded(records, header(9))
+    order = [*range(9), *range(8, -1, -1), *np.random.default_rng(0).integers(0, 9, 40).tolist()]
+    with Part(io.BytesIO(data), "memory") as part:
+        assert all(same(records[k], part.record(k)) for k in order)
+
+
+def test_images_in_turn_are_read_together(monkeypatch):
+    calls = []
+    real = h5py.Dataset.__getitem__
+    monkeypatch.setattr(h5py.Dataset, "__getitem__", lambda self, key: (calls.append(self.name), real(self, key))[1])
+    records = [record(i, maps=2) for i in range(50)]
+    with Part(io.BytesIO(encoded(records, header(50))), "memory") as part:
+        calls.clear()
+        assert len(list(part.records())) == 50
+    assert calls == ["/maps/values"]

@@ -294,7 +294,8 @@ def test_only_one_part_is_open_at_a_time(tmp_path):
     path = tmp_path / "many.h5"
     path.write_bytes(b"".join(PART))
     found = parts([str(path)])
-    one = next(found)
+    next(found)
+    one = next(found)  # the first has an image without maps, of which nothing is left to read
     next(found)
     with pytest.raises(BadInput):
         one.record(0)

@@ -1,6 +1,7 @@
 """HDF5 to records: one opened part, checked against the schema, with every image verified as it is read."""
 
 from collections.abc import Iterator, Sized
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -18,6 +19,7 @@ from xseg.errors import BadInput
 # What h5py, NumPy and Python raise on contents that no xseg wrote.
 _MALFORMED = (OSError, RuntimeError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, MemoryError)
 _DAMAGED = "make it again, or copy it again from where it came"
+_AHEAD = 1 << 18  # values that are read at once
 _EXACT = 2.0**53  # below this a product of sides is the same in float64 and in int64
 
 
@@ -262,16 +264,28 @@ class _RaggedReader:
                 found.dtype == dtype and found.shape == (rows[-1],), f"{name}/{column} is {found.dtype}{found.shape}"
             )
         self._offsets, self._shapes, self._rows = offsets, shapes, rows
+        self._ahead: tuple[int, np.ndarray] = 0, np.empty(0, self.values.dtype)
         self.grids = shapes[:, -2:]
         self.empty = shapes[:, 0] == 0 if ragged.columns else np.zeros(count, bool)
         per_row = sum(np.dtype(dtype).itemsize for dtype in ragged.columns.values())
         self.nbytes = sizes * self.values.dtype.itemsize + np.diff(rows) * per_row
 
     def read(self, position: int) -> Iterator[tuple[str, np.ndarray]]:
-        start, stop = self._offsets[position], self._offsets[position + 1]
-        yield self.ragged.name, self.values[start:stop].reshape(self._shapes[position])
+        start, stop = int(self._offsets[position]), int(self._offsets[position + 1])
+        yield self.ragged.name, self._between(start, stop).reshape(self._shapes[position])
         for column, values in self._columns.items():
             yield f"{self.ragged.name}/{column}", values[self._rows[position] : self._rows[position + 1]]
+
+    def _between(self, start: int, stop: int) -> np.ndarray:
+        """Values; read some way ahead where images come in turn, because each call into HDF5 costs as much as an image."""
+        first, ahead = self._ahead
+        if first <= start and stop <= first + len(ahead):
+            return ahead[start - first : stop - first]
+        if first <= start <= first + len(ahead):
+            with suppress(*_MALFORMED):  # damage further on is told when its image comes
+                self._ahead = start, self.values[start : max(stop, start + _AHEAD)]
+                return self._ahead[1][: stop - start]
+        return self.values[start:stop]
 
 
 def _read_attributes(thing: h5py.Group) -> dict[str, str | int]:

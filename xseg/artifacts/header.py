@@ -15,9 +15,13 @@ from xseg.version import __version__
 METHOD_VERSION = 1  # raised when a command's results change for the same parameters
 
 
+# One encoder: `json.dumps` makes another at every call, and there is a call for every image.
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
 def canonical(value: object) -> str:
     """JSON with one spelling per value: sorted keys, no spaces, UTF-8."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return _encode(value)
 
 
 def sha256(*parts: bytes | str) -> str:
