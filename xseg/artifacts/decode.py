@@ -277,7 +277,7 @@ class _RaggedReader:
             yield f"{self.ragged.name}/{column}", values[self._rows[position] : self._rows[position + 1]]
 
     def _between(self, start: int, stop: int) -> np.ndarray:
-        """Values; read some way ahead where images come in turn, because each call into HDF5 costs as much as an image."""
+        """Values; read some way ahead where images come in turn: a call into HDF5 costs as much as an image."""
         first, ahead = self._ahead
         if first <= start and stop <= first + len(ahead):
             return ahead[start - first : stop - first]
