@@ -81,6 +81,15 @@ def _usable_cuda(name: str) -> torch.device:
     return device
 
 
+def accelerators() -> list[str]:
+    """Name and memory of every accelerator that torch sees."""
+    found = []
+    for index in range(torch.cuda.device_count()):
+        facts = torch.cuda.get_device_properties(index)
+        found.append(f"cuda:{index} {facts.name}, {facts.total_memory / 1e9:.0f} GB")
+    return found + ["mps"] * torch.backends.mps.is_available()
+
+
 def backend_between_processes(device: torch.device) -> str:
     """The library that carries tensors of `device` from process to process."""
     return "nccl" if device.type == "cuda" else "gloo"

@@ -45,6 +45,7 @@ STAGES = (
     Stage("export", ("masks",), "pictures", "Write masks as palette PNG files."),
     Stage("show", ("heatmaps", "masks"), "pictures", "Draw heatmaps or masks over their photographs."),
     Stage("slurm", (), "text", "Print a script that submits commands to a SLURM cluster."),
+    Stage("doctor", (), "text", "Say what works on this machine, and what to do about the rest."),
     Stage("bench", (), "text", "Measure speed as ratios to published algorithms."),
     Stage("demo", (), "text", "Run the whole chain on built-in data."),
 )

@@ -14,6 +14,7 @@ from xseg.cli import (  # noqa: F401, I001 - each registers its commands, in the
     export,
     show,
     slurm,
+    doctor,
     bench,
     demo,
 )
