@@ -41,12 +41,14 @@ small)
         --freeze 6 --freeze-bn --freeze-bn-affine --optimizer adamw --lr 0.0002 --head-lr-multiplier 5
         --weight-decay 0.01 --warmup 0.12 --balance 0.5)
     view=(--size 448)
-    shape=(--root 1)
+    # The maps are heavy-tailed: on 100 images of train their best threshold is 0.04, which the cube root takes to 0.34, where
+    # the exponents and the walk of voc.sh have theirs.
+    shape=(--root 3)
     labels=(--alpha-low 1.5 --alpha-high 6)
     affinity=(--preset paper-003 --standardise --epochs 4 --crop 448 --batch-size 4 --lr 0.003 --weight-decay 0.001
         --jitter 0)
     walk=(--beta 8 --steps 48 --alpha 3 --shares)
-    threshold=0.36
+    threshold=0.04
     ;;
 *) echo "PRESET=$preset: needed small or paper" >&2; exit 2 ;;
 esac
