@@ -43,6 +43,7 @@ STAGES = (
     Stage("validate", ("any",), "text", "Check an artifact completely."),
     Stage("merge", ("any",), "any", "Join parts or shards into one artifact."),
     Stage("export", ("masks",), "pictures", "Write masks as palette PNG files."),
+    Stage("import", ("dataset",), "heatmaps", "Take in masks and heatmaps that other programs wrote."),
     Stage("show", ("heatmaps", "masks"), "pictures", "Draw heatmaps or masks over their photographs."),
     Stage("slurm", (), "text", "Print a script that submits commands to a SLURM cluster."),
     Stage("doctor", (), "text", "Say what works on this machine, and what to do about the rest."),

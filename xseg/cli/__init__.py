@@ -12,6 +12,7 @@ from xseg.cli import (  # noqa: F401, I001 - each registers its commands, in the
     info,
     merge,
     export,
+    import_,
     show,
     slurm,
     doctor,
