@@ -69,7 +69,7 @@ class UNetShape(Shape):
     kind: ClassVar[str] = "unet"
     presets: ClassVar[Mapping[str, Mapping[str, Scalar]]] = PRESETS
     limits: ClassVar[Mapping[str, tuple[float, float]]] = {
-        "width": (1, 1024), "fine": (1, 64), "depth": (1, 6), "drop_rate": (0, 0.99),
+        "width": (1, 256), "fine": (1, 64), "depth": (1, 6), "drop_rate": (0, 0.99),
     }  # fmt: skip
 
     def channels(self, stride: int) -> int:
