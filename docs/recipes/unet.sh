@@ -3,6 +3,8 @@
 #
 #   DATA=VOC2012 WEIGHTS=tf_efficientnet_lite0.safetensors OUT=unet bash docs/recipes/unet.sh
 #
+# About five hours of processor time where 660 images of 224 pixels are learned and 370 explained; most of it trains the U-Nets.
+#
 # DATA       VOC-style directory: image-level labels train, masks only score
 # WEIGHTS    of ENCODER: a file, or hub; every network starts from them
 # OUT        directory for the artifacts; a run that was cut off continues where it stopped

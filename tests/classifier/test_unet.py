@@ -11,7 +11,7 @@ from torch.nn import functional
 from tests.classifier.nets import CLASSES, FakeDataset
 from xseg.classifier import ClassifierConfig, build, capture, create, feature_layers
 from xseg.classifier.features import stage_modules
-from xseg.classifier.model import create_former, former_model
+from xseg.classifier.model import attach_probe, create_former, former_model
 from xseg.classifier.settings import TrainSettings
 from xseg.classifier.sources import hub_state, parse_source, published_weights
 from xseg.classifier.train import train_classifier
@@ -209,6 +209,12 @@ def test_the_decoder_learns_at_the_rate_of_the_head():
     assert found == {name for name, _ in classifier.net.named_parameters() if name.startswith(("decoder.", "head."))}
 
 
+def test_a_probe_of_a_u_net_learns_its_new_head_alone():
+    probe = attach_probe(tiny(), "decoder.levels.2", CLASSES).eval()
+    assert probe.fresh == ["head"]
+    assert probe(torch.zeros(1, 3, 40, 50)).shape == (1, 3)
+
+
 # --- weights -------------------------------------------------------------------------------------------------------
 
 
@@ -285,11 +291,13 @@ def test_the_head_of_an_encoder_can_neither_be_kept_nor_transferred(tmp_path, en
         ({"encoder": "no_such_net"}, "timm has no such model"),
         ({"encoder": 5}, "needed the name"),
         ({"encoder": "test_vit"}, "images of some sizes only"),
+        ({"encoder": "hrnet_w18_small"}, "it cannot be one"),
         ({"encoder": "swin_tiny_patch4_window7_224"}, "images of some sizes only"),
         ({"depth": 6}, "features of stride 2, 4, 8, 16, 32, needed 64"),
         ({"skips": 1}, "needed true or false"),
         ({"skips": "no"}, "needed true or false"),
         ({"width": 0}, "needed a number from 1"),
+        ({"width": 257}, "needed a number from 1 to 256"),
         ({"width": 2.5}, "needed a whole number"),
         ({"fine": True}, "needed a whole number"),
         ({"depth": 9}, "needed a number from 1 to 6"),

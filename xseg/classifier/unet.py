@@ -153,14 +153,14 @@ class TimmEncoder(nn.Module):
 
     def _probed(self) -> tuple[list[int], list[int]]:
         listed = _listed(self.net)
-        with torch.no_grad():
-            features = self.eval()(torch.zeros(1, 3, 128, 128))
+        with torch.no_grad():  # odd sides, which some networks do not take (HRNet, DLA)
+            features = self.eval()(torch.zeros(1, 3, 97, 131))
         self.train()
-        found = [tuple(values.shape[1:2]) for values in features]
-        expected = [(listed[index]["num_chs"],) for index in self._indices]
-        if found != expected or any(values.ndim != 4 for values in features):
+        expected = [listed[index]["num_chs"] for index in self._indices]
+        found = [values.shape[1] for values in features if values.ndim == 4]
+        if found != expected:
             raise ValueError(f"features of {found} channels, timm lists {expected}")
-        return [listed[index]["reduction"] for index in self._indices], [channels for (channels,) in found]
+        return [listed[index]["reduction"] for index in self._indices], found
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Features (N,K_i,h_i,w_i) of images (N,3,H,W), from fine to coarse."""
