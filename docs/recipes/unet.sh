@@ -57,20 +57,25 @@ train() {
     [ -n "${REFERENCE:-}" ] || learn_one "--model timm:$encoder" "${REFERENCE_SEED:-100}" "$OUT/reference-cls.h5"
 }
 
+# Grad-CAM++ by the paper's formula: the constant that pytorch-grad-cam adds to it weighs more the finer the maps are.
+plus=(--method grad-cam++ --set epsilon=0)
+
+of_method() { if [ "$1" = grad-cam++ ]; then echo "${plus[@]}"; else arguments "$1"; fi; }
+
 # Maps stay at the resolution of the network's last features; whoever scores them stretches them over the image.
 explain() {  # classifier, artifact, arguments
     $xseg explain "$1" "$DATA" --split "$split" --size "$size" --targets labels --map-size model "${limit[@]}" "${@:3}" -o "$2"
 }
 
 maps() {
-    explain "${REFERENCE:-$OUT/reference-cls.h5}" "$OUT/reference.h5" --method grad-cam++
+    explain "${REFERENCE:-$OUT/reference-cls.h5}" "$OUT/reference.h5" "${plus[@]}"
     for seed in $seeds; do
         for net in $nets; do
             stride=()
             [ "$net" != plain16 ] || stride=(--output-stride 16)
             for method in $methods; do
                 # shellcheck disable=SC2046
-                explain "$OUT/$(trained "$net")-$seed.h5" "$OUT/$net-$seed-$method.h5" $(arguments "$method") "${stride[@]}"
+                explain "$OUT/$(trained "$net")-$seed.h5" "$OUT/$net-$seed-$method.h5" $(of_method "$method") "${stride[@]}"
             done
         done
     done

@@ -357,6 +357,17 @@ def test_class_activation_maps_have_a_value_for_every_pixel_and_are_the_heads_we
     torch.testing.assert_close(grad * size[0] * size[1], expected.relu().detach(), rtol=1e-8, atol=1e-9)
 
 
+def test_grad_cam_plus_plus_is_the_papers_formula_where_gradients_are_tiny():
+    """A mean over n places makes gradients w / n, and the weights by Eq. 19 are w / (2 + w mean(A)), n or no n."""
+    classifier = settled(tiny())
+    images = images_of(97, 131)
+    features, _ = by_hand(classifier.net, images, True)
+    weight = classifier.head.weight[:2].relu()
+    expected = torch.einsum("kc,kchw->khw", weight / (2 + weight * features.mean((2, 3))), features)
+    found = methods.create("grad-cam++", ["epsilon=0"])(classifier, question(images))
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", ["grad-cam", "grad-cam++", "hires-cam", "layer-cam", "score-cam", "cam"])
 @pytest.mark.parametrize("size", [(61, 40), (64, 96)])
 def test_every_method_on_the_last_features_serves_at_the_images_resolution(name, size):
