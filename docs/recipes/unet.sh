@@ -29,7 +29,7 @@ source "$(dirname "$0")/method_arguments.sh"
 encoder=${ENCODER:-tf_efficientnet_lite0} split=${SPLIT:-val} size=${SIZE:-224}
 seeds=${SEEDS:-0 1 2} nets=${NETS:-unet ablated plain plain16} methods=${METHODS:-grad-cam grad-cam++ score-cam}
 limit=(${LIMIT:+--limit "$LIMIT"})
-learn=${LEARN:---epochs 10 --batch-size 16 --crop 224 --resize-low 224 --resize-high 320 --optimizer adamw --lr 0.0003
+learn=${LEARN:---head-init prior --epochs 10 --batch-size 16 --crop 224 --resize-low 224 --resize-high 320 --optimizer adamw --lr 0.0003
     --weight-decay 0.01 --warmup 0.1}
 mkdir -p "$OUT"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.cli.conftest import TRAIN
-from tests.cli.read import records
+from tests.cli.read import records, weights
 from xseg.device import torchvision_ready
 
 SHAPE = ("--set", "encoder=test_efficientnet", "--set", "width=8")
@@ -78,6 +78,17 @@ def test_the_encoders_own_head_cannot_start_the_new_one(chain, run, encoder_weig
     assert "--head-init transfer" in ended.stderr
     assert "whole unet" in ended.stderr
     assert not list(tmp_path.iterdir())
+
+
+def test_a_head_can_start_from_the_classes_frequencies(chain, run, tmp_path):
+    told = {}
+    for init in ("random", "prior"):
+        out = tmp_path / f"{init}.h5"
+        run("train-cls", chain.data, *UNET[:6], "--weights", "none", "--head-init", init, "--init-only", "-o", out)
+        told[init] = weights(out)
+    assert [key for key in told["prior"] if (told["prior"][key] != told["random"][key]).any()] == ["head.bias"]
+    refused = ("train-cls", chain.data, *UNET, "--head-init", "prior", "--no-head-bias", "-o", tmp_path / "none.h5")
+    assert "--head-init prior" in run(*refused, status=2).stderr
 
 
 def test_reading_it_at_another_stride_is_a_usage_error(chain, run, unet, tmp_path):

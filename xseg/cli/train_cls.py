@@ -39,7 +39,10 @@ def train_cls(
     head_bias: Annotated[
         bool, typer.Option("--head-bias/--no-head-bias", help="Whether a new head has a bias.")
     ] = True,
-    head_init: Annotated[str, typer.Option(help="random, or transfer: blended from the weights' own head.")] = "random",
+    head_init: Annotated[
+        str,
+        typer.Option(help="random; prior: a bias by class frequency; transfer: blended from the weights' own head."),
+    ] = "random",
     layer: Annotated[str | None, typer.Option(help="Module path of the layer that heatmaps look at.")] = None,
     probe: Annotated[
         str | None,
@@ -115,6 +118,8 @@ def train_cls(
     require_one_of("--schedule", schedule, "poly", "cosine")
     require_one_of("--loss", loss, "soft-margin", "bce", "cross-entropy")
     _refuse_head(head_init, probe, layer, keep_head, bare=weights == "none")
+    if head_init == "prior" and (keep_head or not head_bias):
+        raise UsageError("--head-init prior: needed a new head with a bias", "leave --keep-head or --no-head-bias out")
     data = trainer_data(dataset, format_, split, context)
     network = ModelOptions(
         model=model,
@@ -184,8 +189,9 @@ def _refuse_objective(objective: str, loss: str | None, head_init: str, probe: s
 
 
 def _refuse_head(head_init: str, probe: str | None, layer: str | None, keep_head: bool, *, bare: bool) -> None:
-    if head_init not in {"random", "transfer"} or (head_init == "transfer" and (keep_head or bare)):
-        raise UsageError(f"--head-init {head_init}: needed random, or transfer with weights and without --keep-head")
+    require_one_of("--head-init", head_init, "random", "prior", "transfer")
+    if head_init == "transfer" and (keep_head or bare):
+        raise UsageError("--head-init transfer: needed weights, and no --keep-head", "give weights, or another start")
     if probe is not None and (keep_head or layer is not None or head_init == "transfer"):
         raise UsageError(
             f"--probe {probe}: the head is new, and heatmaps look at the probed layer",
