@@ -28,7 +28,8 @@ CASES = [
     ("perturbation.sh", {"STEPS": "maps scores ablations foreground"}),
     ("perturbation.sh", {"FAMILY": "vit", "SPLIT": "val", "SIZE": "224", "STEPS": "maps scores foreground"}),
     ("methods.sh", {"STEPS": "maps scores specificity sanity foreground localisation multilabel"}),
-    ("ssl.sh", {"STEPS": "banks maps perturbation segmentation probes figure"}),
+    ("unet.sh", {"STEPS": "train maps scores accuracy"}),
+    ("ssl.sh", {"NETS": "one=cls.h5", "STEPS": "banks maps perturbation segmentation probes figure"}),
 ]
 
 

@@ -1,12 +1,15 @@
 """Blending a new head from an old one."""
 
 import numpy as np
+import pytest
 import torch
 
 from tests.classifier.nets import MODEL, FakeDataset
 from xseg.classifier import transfer
 from xseg.classifier.model import create
-from xseg.classifier.transfer import blended_head, transfer_head
+from xseg.classifier.samples import label_matrix
+from xseg.classifier.transfer import blended_head, log_odds, start_from_frequencies, transfer_head
+from xseg.errors import UsageError
 
 
 def oracle(old, probabilities, labels):
@@ -60,3 +63,21 @@ def test_the_transferred_head_depends_on_no_worker_and_no_batch(monkeypatch):
         heads.append(made.head.weight.detach().clone())
     torch.testing.assert_close(heads[0], heads[1], atol=1e-6, rtol=0)
     assert heads[0].any()
+
+
+def test_the_bias_by_class_frequencies_is_their_log_odds_and_never_infinite():
+    labels = torch.tensor([[1, 0, 255], [1, 0, 1], [0, 0, 1], [1, 0, 255]])
+    shares = np.array([(3 + 1) / (4 + 2), (0 + 1) / (4 + 2), (2 + 1) / (2 + 2)])
+    np.testing.assert_allclose(log_odds(labels).numpy(), np.log(shares / (1 - shares)), rtol=1e-12)
+
+
+def test_a_head_that_starts_from_frequencies_predicts_them():
+    dataset, classifier = FakeDataset(40), create(MODEL, ("red", "green", "blue"), weights="none")
+    weight = classifier.head.weight.clone()
+    start_from_frequencies(classifier, dataset)
+    assert torch.equal(classifier.head.weight, weight)
+    present = label_matrix(dataset).sum(0)
+    expected = (present + 1) / (len(dataset) + 2)
+    np.testing.assert_allclose(classifier.head.bias.detach().sigmoid().numpy(), expected, rtol=1e-5)
+    with pytest.raises(UsageError, match="a sigmoid head with a bias"):
+        start_from_frequencies(create(MODEL, ("red", "green", "blue"), weights="none", head_bias=False), dataset)

@@ -10,12 +10,12 @@ import torch
 from xseg.artifacts.header import Header, Parent
 from xseg.artifacts.weights import read_weights
 from xseg.classifier.config import ClassifierConfig, Scalar
-from xseg.classifier.model import Classifier, attach_probe, build, create, create_former
+from xseg.classifier.model import Classifier, attach_probe, build, create, create_former, former_model
 from xseg.classifier.rotation import ROTATIONS, Accuracy
 from xseg.classifier.samples import permute_labels
 from xseg.classifier.settings import TrainSettings
 from xseg.classifier.train import Objective, TrainResult, train_classifier
-from xseg.classifier.transfer import transfer_head
+from xseg.classifier.transfer import start_from_frequencies, transfer_head
 from xseg.datasets.index import Dataset
 from xseg.device import cores, resolve
 from xseg.errors import BadInput, InputMissing, UsageError
@@ -32,14 +32,15 @@ class ModelOptions:
     """Which network, and from what weights.
 
     Attributes:
-        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit` or `package.module:factory`; None: that of the artifact in
-            `weights`.
+        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit`, `unet` or `package.module:factory`; None: that of the
+            artifact in `weights`.
         weights: a .safetensors or .pth file, `hub` or `none`; for a probe also a classifier artifact.
         keep_head: keep the weights' own classes.
         class_names: their names; None: ImageNet's.
         output_stride: of the last feature map; None: the network's own.
         head_bias: whether a new head has a bias.
-        head_init: `random`, or `transfer`: blended from the weights' own head (`xseg.classifier.transfer`).
+        head_init: `random`; `prior`: random, with a bias that predicts how often each class occurs; `transfer`: blended
+            from the weights' own head (`xseg.classifier.transfer`).
         layer: target layer for heatmaps; None: found.
         options: further arguments of the network's constructor.
         probe: module path of a layer; the network ends there and does not learn, only a linear head on its mean does.
@@ -51,7 +52,7 @@ class ModelOptions:
     class_names: tuple[str, ...] | None = None
     output_stride: int | None = None
     head_bias: bool = True
-    head_init: Literal["random", "transfer"] = "random"
+    head_init: Literal["random", "prior", "transfer"] = "random"
     layer: str | None = None
     options: Mapping[str, Scalar] | None = None
     probe: str | None = None
@@ -123,13 +124,11 @@ def _train(
     if group.first_does(lambda: is_finished(path, header, runtime)):
         return None
     if settings is None:
-        if model.head_init == "transfer":
-            _transfer(classifier, dataset, model, runtime, device)
+        _start_head(classifier, dataset, model, runtime, device)
         publish(header, None)
         return None
     checkpoint = group.first_does(lambda: open_checkpoint(path, header, runtime))
-    if model.head_init == "transfer":
-        _transfer(classifier, dataset, model, runtime, device)
+    _start_head(classifier, dataset, model, runtime, device)
     result = train_classifier(
         dataset,
         classifier,
@@ -148,9 +147,13 @@ def _train(
     return result
 
 
-def _transfer(
+def _start_head(
     classifier: Classifier, dataset: Dataset, model: ModelOptions, runtime: Runtime, device: torch.device
 ) -> None:
+    if model.head_init == "prior":
+        start_from_frequencies(classifier, dataset)
+    if model.head_init != "transfer":
+        return
     assert model.model is not None  # transfer is refused without one
     former = create_former(model.model, model.class_names, weights=model.weights, options=dict(model.options or {}))
     runtime.reporter.start("head-init", len(dataset))
@@ -172,6 +175,8 @@ def _network(dataset: Dataset, model: ModelOptions, run: _Run) -> tuple[Classifi
     elif model.model is None:
         raise UsageError("--model is missing", "give one, or with --probe a classifier artifact to --weights")
     else:
+        if model.head_init == "transfer":
+            former_model(model.model, model.weights, dict(model.options or {}))  # refuse before anything is made
         origin = weights_parent(model.weights)
         classifier = create(
             model.model,

@@ -147,7 +147,7 @@ def train_classifier(
             RotationTask(classifier, batches, settings.label_smoothing)
             if objective == "rotation"
             else ClassifierTask(classifier, batches, loss, settings.label_smoothing),
-            make_optimizer(classifier.net, [classifier.config.head], settings.optim()),
+            make_optimizer(classifier.net, classifier.fresh, settings.optim()),
             settings.factor(steps),
             loop,
             device=device,

@@ -1,4 +1,4 @@
-"""A new head that starts from the old one: each new class begins as a blend of the old classes its images call up.
+"""How a new head may start: as a blend of the old classes that the images of a new one call up, or from frequencies.
 
 Uses image-level labels only. Compared with a random head it needs less training, and training that moves the features
 less keeps them about objects rather than about their surroundings (as linear probing before fine-tuning does: Kumar et
@@ -12,13 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xseg.classifier.hybrid import head_in_tokens
+from xseg.classifier.hybrid import HybridShape, head_in_tokens
 from xseg.classifier.model import Classifier
 from xseg.classifier.samples import label_matrix, whole_images
-from xseg.classifier.sources import HYBRID
 from xseg.datasets.index import Dataset
 from xseg.device import halving
-from xseg.errors import Stopped
+from xseg.errors import Stopped, UsageError
 from xseg.shapes import check_shapes
 
 LARGEST_SHARE = 60  # old classes that one new class may blend
@@ -59,6 +58,37 @@ def blended_head(old: Tensor, probabilities: Tensor, labels: Tensor) -> Tensor:
         share = share / share.sum().clamp(min=1e-12)
         rows.append(share.to(centred) @ centred)
     return torch.stack(rows)
+
+
+def log_odds(labels: Tensor) -> Tensor:
+    """The bias with which a sigmoid head predicts how often each class occurs, before it has learned anything else.
+
+    Without it the first thing learned is that most classes are absent from most images. On features that are never
+    negative (after a ReLU and a mean) all weights of all classes turn negative for that, and maps of what speaks for a
+    class are empty. As in Lin et al. 2017, arXiv:1708.02002, section 4.1, with the classes' own frequencies.
+
+    Args:
+        labels: (N, C) 1 present, 0 absent, 255 unknown.
+
+    Returns:
+        (C,) float64 log(p / (1 - p)), p = (present + 1) / (known + 2), so that none is infinite.
+    """
+    check_shapes(labels=(labels, "N C"))
+    present, known = (labels == 1).sum(0).double(), (labels != 255).sum(0).double()
+    return torch.logit((present + 1) / (known + 2))
+
+
+@torch.no_grad()
+def start_from_frequencies(classifier: Classifier, dataset: Dataset) -> None:
+    """Set the bias of the head to the `log_odds` of the labels of `dataset`.
+
+    Raises:
+        UsageError: the head has no bias, or is no sigmoid head.
+    """
+    bias = getattr(classifier.head, "bias", None)
+    if not isinstance(bias, Tensor) or classifier.config.activation != "sigmoid":
+        raise UsageError("--head-init prior: needed a sigmoid head with a bias", "leave --no-head-bias out")
+    bias.copy_(log_odds(torch.from_numpy(label_matrix(dataset).astype(np.int64))))
 
 
 @torch.no_grad()
@@ -103,7 +133,7 @@ def transfer_head(
             progress(len(indices))
     old = former.head.get_parameter("weight").flatten(1)
     made = blended_head(old.cpu(), torch.from_numpy(found), torch.from_numpy(label_matrix(dataset).astype(np.int64)))
-    if classifier.config.model == HYBRID and former.config.model != HYBRID:
+    if classifier.config.model == HybridShape.kind != former.config.model:
         made = head_in_tokens(classifier.net, made)
     for name, parameter in classifier.head.named_parameters():
         parameter.copy_(made.view_as(parameter).to(parameter) if name == "weight" else torch.zeros_like(parameter))

@@ -29,7 +29,7 @@ def train_cls(
     model: Annotated[
         str | None,
         typer.Option(
-            help="timm:NAME, torchvision:NAME, hybrid-vit, package.module:factory; unless an artifact has it."
+            help="timm:NAME, torchvision:NAME, hybrid-vit, unet, package.module:factory; unless an artifact has it."
         ),
     ] = None,
     init_only: Annotated[bool, typer.Option("--init-only", help="Wrap the model without training it.")] = False,
@@ -39,7 +39,10 @@ def train_cls(
     head_bias: Annotated[
         bool, typer.Option("--head-bias/--no-head-bias", help="Whether a new head has a bias.")
     ] = True,
-    head_init: Annotated[str, typer.Option(help="random, or transfer: blended from the weights' own head.")] = "random",
+    head_init: Annotated[
+        str,
+        typer.Option(help="random; prior: a bias by class frequency; transfer: blended from the weights' own head."),
+    ] = "random",
     layer: Annotated[str | None, typer.Option(help="Module path of the layer that heatmaps look at.")] = None,
     probe: Annotated[
         str | None,
@@ -60,7 +63,9 @@ def train_cls(
     loss: Annotated[str | None, typer.Option(help="soft-margin, bce, or cross-entropy for softmax heads.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd or adamw; sgd.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the backbone; 0.01.")] = None,
-    head_lr_multiplier: Annotated[float | None, typer.Option(help="Factor for the head; 10.")] = None,
+    head_lr_multiplier: Annotated[
+        float | None, typer.Option(help="Factor for the head, a U-Net's decoder too; 10.")
+    ] = None,
     momentum: Annotated[float | None, typer.Option(help="Of SGD; 0.9, and 5e-4 as psa's code has in effect.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="On weights, not on biases and norms; 5e-4.")] = None,
     schedule: Annotated[str | None, typer.Option(help="poly or cosine; poly.")] = None,
@@ -95,6 +100,9 @@ def train_cls(
     Example: xseg train-cls VOC2012 --model hybrid-vit --set stem=resnet50 --set depth=2 --weights hub -o cls.h5
 
     Example: xseg train-cls VOC2012 --model hybrid-vit --set preset=paper-003 --preset paper-003 --weights hub -o cls.h5
+
+    Example: xseg train-cls VOC2012 --model unet --set encoder=resnet18 --set skips=false --weights hub -o ablated.h5
+
     Example: xseg train-cls PHOTOS --model timm:resnet18 --weights none --objective rotation --crop 224 -o ssl.h5
 
     Example: xseg train-cls VOC2012 --weights ssl.h5 --probe layer3 -o probe3.h5
@@ -110,6 +118,8 @@ def train_cls(
     require_one_of("--schedule", schedule, "poly", "cosine")
     require_one_of("--loss", loss, "soft-margin", "bce", "cross-entropy")
     _refuse_head(head_init, probe, layer, keep_head, bare=weights == "none")
+    if head_init == "prior" and (keep_head or not head_bias):
+        raise UsageError("--head-init prior: needed a new head with a bias", "leave --keep-head or --no-head-bias out")
     data = trainer_data(dataset, format_, split, context)
     network = ModelOptions(
         model=model,
@@ -179,8 +189,9 @@ def _refuse_objective(objective: str, loss: str | None, head_init: str, probe: s
 
 
 def _refuse_head(head_init: str, probe: str | None, layer: str | None, keep_head: bool, *, bare: bool) -> None:
-    if head_init not in {"random", "transfer"} or (head_init == "transfer" and (keep_head or bare)):
-        raise UsageError(f"--head-init {head_init}: needed random, or transfer with weights and without --keep-head")
+    require_one_of("--head-init", head_init, "random", "prior", "transfer")
+    if head_init == "transfer" and (keep_head or bare):
+        raise UsageError("--head-init transfer: needed weights, and no --keep-head", "give weights, or another start")
     if probe is not None and (keep_head or layer is not None or head_init == "transfer"):
         raise UsageError(
             f"--probe {probe}: the head is new, and heatmaps look at the probed layer",
