@@ -19,7 +19,6 @@ COMMON = {
     "TRAIN": "{data}",
     "TEST": "{data}",
     "WEIGHTS": "hub",
-    "NETS": "one=cls.h5",
 }
 CASES = [
     ("voc.sh", {}),
