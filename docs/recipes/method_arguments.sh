@@ -4,6 +4,7 @@
 # SAMPLES, CHANNELS, MASKS, ITERATIONS   what the costly methods draw; the defaults are made for two cores, and far below
 #          what was published: 50, all, 4000 and 500
 # FAMILY   of the classifier: cnn (default), or vit
+# LAYER    of grad-cam, which a hybrid needs: patch_embed.backbone, its stem
 samples=${SAMPLES:-10} channels=${CHANNELS:-32} masks=${MASKS:-60} iterations=${ITERATIONS:-20}
 
 all_methods="random centre-prior
@@ -35,6 +36,7 @@ arguments() {  # name
         rise) echo --method rise --set "masks=$masks" ;;
         meaningful-perturbation) echo --method "$1" --set "iterations=$iterations" ;;
         lrp-*) echo --method lrp --set "composite=${1#lrp-}" ;;
+        grad-cam) echo --method grad-cam ${LAYER:+--layer "$LAYER"} ;;
         transformer-attribution-0) echo --method transformer-attribution --set start_layer=0 ;;
         agf-logit) echo --method agf --set start=logit ;;
         agf-only-c) echo --method agf --set no_a=true --set no_fx=true --set no_fdx=true --set no_m=true ;;

@@ -4,7 +4,7 @@
 # tables of docs/papers.md.
 #
 #   DATA=imagenet/labels.csv CLS=out/imagenet.h5 OUT=perturbation bash docs/recipes/perturbation.sh
-#   FAMILY=vit DATA=VOC2012 SPLIT=val SIZE=224 CLS=out/hybrid.h5 OUT=transformers STEPS="maps scores foreground tables" \
+#   FAMILY=vit LAYER=patch_embed.backbone DATA=VOC2012 SPLIT=val SIZE=224 CLS=out/hybrid.h5 OUT=transformers STEPS="maps scores foreground tables" \
 #       bash docs/recipes/perturbation.sh
 #
 # DATA     images with labels; the published experiments squash them to 224 x 224, which xseg does not do for `explain`: make
