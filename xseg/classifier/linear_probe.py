@@ -41,7 +41,7 @@ class LinearProbe(nn.Module):
     def __init__(self, net: nn.Module, layer: str, classes: int, input_size: tuple[int, int]) -> None:
         super().__init__()
         self.trunk = Trunk(net, layer)
-        features = _tried(self.trunk, input_size)
+        features = trim(self.trunk, input_size)
         if features.ndim not in (2, 3, 4) or getattr(net, "output_fmt", "NCHW") != "NCHW":
             raise UsageError(
                 f"--probe {layer}: its output has shape {tuple(features.shape)}, needed (N,F), (N,T,F) or (N,F,h,w)",
@@ -102,8 +102,8 @@ def _leave(module: nn.Module, inputs: object, output: object) -> None:
     raise _Reached(output)
 
 
-def _tried(trunk: Trunk, input_size: tuple[int, int]) -> Tensor:
-    """Features of one image of zeros; what did not run for them is taken out of the network."""
+def trim(trunk: Trunk, input_size: tuple[int, int]) -> Tensor:
+    """Take out of the network what does not run before the layer; returns the features of one image of zeros."""
     begun: set[nn.Module] = set()
     finished: set[nn.Module] = {trunk.net.get_submodule(trunk.layer)}
     modes = [(module, module.training) for module in trunk.modules()]

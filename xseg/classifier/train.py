@@ -125,7 +125,7 @@ def train_classifier(
     if checkpoint is not None:
         group.first_does(checkpoint.claim)
     loss = _loss_for(classifier, settings)
-    _require_crop(classifier, settings)
+    require_crop(classifier, settings.crop)
     if objective == "rotation":
         dataset, weights = _without_labels(dataset, settings), None
     else:
@@ -168,8 +168,13 @@ def train_classifier(
     return TrainResult(history, measured, steps, time.monotonic() - started, classifier.config.classes)
 
 
-def _require_crop(classifier: Classifier, settings: TrainSettings) -> None:
-    config, crop = classifier.config, settings.crop
+def require_crop(classifier: Classifier, crop: int) -> None:
+    """Check that the network takes square crops of that side.
+
+    Raises:
+        UsageError: it does not; the nearest side it takes is named.
+    """
+    config = classifier.config
     if takes_one_size(classifier.net) and config.input_size != (crop, crop):
         height, width = config.input_size
         raise UsageError(f"--crop {crop}: {config.model} takes images of {height}x{width} only", f"--crop {height}")
