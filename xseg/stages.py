@@ -31,6 +31,8 @@ STAGES = (
     ),
     Stage("affinity-train", ("pseudolabels", "classifier"), "affinity", "Learn which pixels belong together."),
     Stage("random-walk", ("heatmaps", "affinity"), "heatmaps", "Spread heatmaps along the learned affinity."),
+    Stage("train-seg", ("masks",), "segmenter", "Train a segmentation network on masks of an earlier step."),
+    Stage("segment", ("segmenter", "dataset"), "masks", "Segment images by a trained segmentation network."),
     Stage(
         "evaluate",
         ("heatmaps", "pseudolabels", "masks", "classifier"),
