@@ -44,7 +44,12 @@ STAGES = (
     Stage("info", ("any",), "text", "Say what an artifact holds and where it came from."),
     Stage("validate", ("any",), "text", "Check an artifact completely."),
     Stage("merge", ("any",), "any", "Join parts or shards into one artifact."),
-    Stage("export", ("masks",), "pictures", "Write masks as palette PNG files."),
+    Stage(
+        "export",
+        ("masks", "segmenter"),
+        "pictures",
+        "Write masks as palette PNG files, or a segmenter as an ONNX file.",
+    ),
     Stage("show", ("heatmaps", "masks"), "pictures", "Draw heatmaps or masks over their photographs."),
     Stage("slurm", (), "text", "Print a script that submits commands to a SLURM cluster."),
     Stage("bench", (), "text", "Measure speed as ratios to published algorithms."),

@@ -59,7 +59,8 @@ class LinearProbe(nn.Module):
 class Trunk(nn.Module):
     """A network up to the output of one of its layers.
 
-    The pass is left by an exception as soon as the layer has its output, so the network's own code runs as it is.
+    The pass is left by an exception as soon as the layer has its output, so the network's own code runs as it is. While
+    `leaves` is False it runs to its end, for exporters, which follow a pass from outside and see no exceptions.
 
     Args:
         net: the network.
@@ -71,8 +72,12 @@ class Trunk(nn.Module):
 
     def __init__(self, net: nn.Module, layer: str) -> None:
         super().__init__()
-        self.net, self.layer = net, layer
-        module_at(net, layer).register_forward_hook(_leave)
+        self.net, self.layer, self.leaves = net, layer, True
+        module_at(net, layer).register_forward_hook(self._leave)
+
+    def _leave(self, module: nn.Module, inputs: object, output: object) -> None:
+        if self.leaves:
+            raise _Reached(output)
 
     def forward(self, images: Tensor) -> Tensor:
         """The layer's output for normalised images (N,3,H,W).
@@ -96,10 +101,6 @@ class _Reached(Exception):
     def __init__(self, output: object) -> None:
         super().__init__()
         self.output = output
-
-
-def _leave(module: nn.Module, inputs: object, output: object) -> None:
-    raise _Reached(output)
 
 
 def trim(trunk: Trunk, input_size: tuple[int, int]) -> Tensor:

@@ -35,6 +35,11 @@ class Backbone(nn.Module):
         self._paths = [layer] if fine_layer is None else [layer, fine_layer]
         trim(self.trunk, classifier.config.input_size)
 
+    def _to_the_end(self, images: Tensor) -> Tensor:
+        with capture(self.trunk.net, self._paths[:1], grad=torch.is_grad_enabled()) as captured:
+            self.trunk.net(images)
+        return captured[self._paths[0]]
+
     @property
     def classifier(self) -> Classifier:
         """What normalises images and knows where tokens lie; its network ends at the layer."""
@@ -42,12 +47,11 @@ class Backbone(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor | None]:
         """Features (N,K,h,w) of normalised images (N,3,H,W), and the finer ones (N,L,h',w') or None."""
-        with capture(self.trunk.net, self._paths[1:], grad=torch.is_grad_enabled()) as captured:
-            found = self.trunk(images)
+        first, *finer = self._paths
+        with capture(self.trunk.net, finer, grad=torch.is_grad_enabled()) as captured:
+            captured[first] = self.trunk(images) if self.trunk.leaves else self._to_the_end(images)
         size = sides_of(images)
-        levels = [found, *(captured[path] for path in self._paths[1:])]
-        pairs = zip(self._paths, levels, strict=True)
-        features, *fine = [feature_maps(self.classifier, path, level, size) for path, level in pairs]
+        features, *fine = [feature_maps(self.classifier, path, captured[path], size) for path in self._paths]
         return features, fine[0] if fine else None
 
 
