@@ -65,6 +65,20 @@ def test_two_processes_learn_the_affinity_that_one_learns(chain, run, tmp_path):
     assert largest_difference(one, two) < 1e-5
 
 
+def test_two_processes_learn_the_segmenter_that_one_learns_and_score_it_alike(chain, run, tmp_path):
+    one, two = tmp_path / "one.h5", tmp_path / "two.h5"
+    held_out = (chain.data, "--split", "train", "--val-split", "val", "--json")
+    command = (*trainers(chain)["train-seg"], *held_out)
+    alone = run(*command, "-o", one).json
+    first, second = (process.wait().expect(0) for process in start(run, (*command, "-o", two)))
+    assert second.stdout == b""
+    assert largest_difference(one, two) < 1e-5
+    losses = [[entry["loss"] for entry in facts["history"]] for facts in (first.json, alone)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert first.json["miou"] == pytest.approx(alone["miou"], abs=1e-3)
+    assert first.json["validation_images"] == alone["validation_images"] == 6
+
+
 @pytest.mark.parametrize("name", ["train-cls", "affinity-train"])
 def test_the_weights_do_not_depend_on_the_launcher(chain, run, tmp_path, name):
     outs = [tmp_path / f"{launcher.__name__}.h5" for launcher in (torchrun, srun)]
@@ -74,7 +88,7 @@ def test_the_weights_do_not_depend_on_the_launcher(chain, run, tmp_path, name):
     assert content(outs[0]) == content(outs[1])
 
 
-@pytest.mark.parametrize("name", ["train-cls", "affinity-train"])
+@pytest.mark.parametrize("name", ["train-cls", "affinity-train", "train-seg"])
 def test_a_signal_to_one_process_stops_all_and_the_next_run_continues(chain, run, tmp_path, name):
     out, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
     command = (*trainers(chain)[name][:-1], 6, "--epochs", 12)
