@@ -114,3 +114,20 @@ def test_the_network_is_left_in_its_mode(net):
     posteriors(made, photographs((32, 32)), Looks())
     assert made.training
     assert all(parameter.requires_grad for parameter in made.parameters())
+
+
+def test_a_batch_that_memory_does_not_hold_is_halved(net, monkeypatch):
+    images, sizes = photographs((48, 40), (48, 40), (48, 40)), []
+    expected = posteriors(net, images, Looks())
+    forward = type(net).forward
+
+    def small(self, given):
+        sizes.append(len(given))
+        if len(given) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return forward(self, given)
+
+    monkeypatch.setattr(type(net), "forward", small)
+    for one, other in zip(posteriors(net, images, Looks()), expected, strict=True):
+        torch.testing.assert_close(one, other, atol=1e-5, rtol=0)
+    assert sizes == [3, 1, 2, 1, 1]

@@ -30,7 +30,7 @@ from xseg.training.optim import OptimSettings, make_optimizer
 from xseg.training.order import SampleOrder
 from xseg.training.packed import PackedRecords
 from xseg.training.prefetch import prefetch
-from xseg.training.schedule import cosine, poly
+from xseg.training.schedule import make_schedule, step_count
 from xseg.training.together import Together
 
 _NO_LABEL = -1
@@ -209,18 +209,17 @@ def train_affinity(
     model.to(device)
     for parameter in model.classifier.parameters():
         parameter.requires_grad_(settings.backbone_lr > 0)
-    steps = max(1, -int(-settings.epochs * len(samples) // settings.batch_size))
+    steps = step_count(settings.epochs, len(samples), settings.batch_size)
     slow = settings.backbone_lr or settings.lr
     optim = OptimSettings(
         settings.optimizer, slow, settings.lr / slow, settings.momentum, settings.weight_decay, bias_lr_multiplier=1.0
     )
-    shape = cosine if settings.schedule == "cosine" else poly
     task = AffinityTask(model, samples, settings, workers, group.part_of(settings.batch_size))
     task.fit()
     return train(
         task,
         make_optimizer(model, ["net"], optim),
-        lambda step: shape(step, total=steps),
+        make_schedule(settings.schedule, steps),
         LoopSettings(
             steps,
             settings.seed,

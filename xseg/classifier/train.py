@@ -27,6 +27,7 @@ from xseg.training.interpolate import interpolate
 from xseg.training.loop import Batch, LoopSettings, Progress, Terms, train
 from xseg.training.optim import make_optimizer
 from xseg.training.order import SampleOrder, balanced_weights
+from xseg.training.schedule import step_count
 from xseg.training.together import Together
 
 Objective = Literal["labels", "rotation"]
@@ -132,7 +133,7 @@ def train_classifier(
         labels = _checked_labels(dataset, classifier, loss)
         weights = balanced_weights(labels, settings.balance) if settings.balance else None
     order = SampleOrder(len(dataset), settings.seed, weights, group.part_of(settings.batch_size))
-    steps = max(1, -int(-settings.epochs * len(dataset) // settings.batch_size))
+    steps = step_count(settings.epochs, len(dataset), settings.batch_size)
     classifier.to(device).lay_out(classifier.layout)
     batches = TrainingBatches(
         dataset, order, settings.augmentation(), batch_size=settings.batch_size, seed=settings.seed, workers=workers

@@ -1,13 +1,12 @@
 """The numbers of a segmenter's training."""
 
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from xseg.datasets.transforms import Augmentation
 from xseg.errors import UsageError
 from xseg.training.optim import OptimSettings
-from xseg.training.schedule import Schedule, cosine, poly
+from xseg.training.schedule import Schedule, make_schedule
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,4 @@ class SegmenterSettings:
 
     def factor(self, steps: int) -> Schedule:
         """The schedule of a run of `steps` steps."""
-        warmup = round(self.warmup * steps)
-        if self.schedule == "cosine":
-            return partial(cosine, total=steps, warmup=warmup)
-        return partial(poly, total=steps, power=self.poly_power, warmup=warmup)
+        return make_schedule(self.schedule, steps, power=self.poly_power, warmup=self.warmup)

@@ -14,6 +14,7 @@ from xseg.training.checkpoint import Checkpoint
 from xseg.training.frozen import frozen
 from xseg.training.loop import LoopSettings, Progress, train
 from xseg.training.optim import make_optimizer
+from xseg.training.schedule import step_count
 from xseg.training.together import Together
 
 
@@ -56,7 +57,7 @@ def train_segmenter(
     classifier = segmenter.backbone.classifier
     learner = Learner(segmenter, settings.average).to(device)
     learner.to(memory_format=classifier.layout)  # type: ignore[call-overload]
-    steps = max(1, -int(-settings.epochs * len(samples) // settings.batch_size))
+    steps = step_count(settings.epochs, len(samples), settings.batch_size)
     optimizer = make_optimizer(learner, ["net.head"], settings.optim())
     optimizer.register_step_post_hook(learner.after_step)
     report_every = max(1, round(steps / settings.epochs))
