@@ -165,6 +165,16 @@ def test_what_does_not_fit_is_told_in_one_sentence_and_nothing_is_written(chain,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_an_image_that_cannot_be_measured_is_told_before_the_training(chain, run, tmp_path):
+    data = shutil.copytree(chain.data, tmp_path / "data")
+    held_out = (data / "ImageSets" / "Segmentation" / "val.txt").read_text().split()
+    (data / "SegmentationClass" / f"{held_out[2]}.png").unlink()
+    command = ("train-seg", chain.masks, data, "--split", "train", "--val-split", "val", *SEGMENTER, "--epochs", 1000)
+    ended = run(*command, "-o", tmp_path / "seg.h5", status=65)
+    assert f"{held_out[2]!r} has no mask (1 of 6" in ended.stderr
+    assert not (tmp_path / "seg.h5.checkpoint").exists()
+
+
 def test_other_classes_and_images_without_masks_are_refused(chain, run, tmp_path):
     data = shutil.copytree(chain.data, tmp_path / "data")
     some = tmp_path / "some.h5"

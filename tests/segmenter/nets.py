@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from torch import nn
 
 from tests.classifier.nets import MODEL
 from xseg.artifacts.record import Record
@@ -19,6 +20,18 @@ def segmenter(model=MODEL, seed=0, **head):
     options = {"dropout": 0.0} if model == MODEL else {}
     classifier = create_classifier(model, CLASSES, weights="none", options=options, seed=seed)
     return create(classifier, CLASSES, HeadOptions(**{"width": 16, "dropout": 0.0, **head}), seed)
+
+
+def decoder(num_classes):
+    """A network that becomes finer again: stride 8, 16, and 4 at its end."""
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 8, 8),
+        nn.Conv2d(8, 16, 2, 2),
+        nn.ConvTranspose2d(16, 6, 4, 4),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(6, num_classes),
+    )
 
 
 def record(index, **arrays):

@@ -130,3 +130,11 @@ def test_a_config_that_names_a_layer_of_another_network_is_bad_input():
 
 def resnet_config():
     return create_classifier("timm:test_resnet", CLASSES, weights="none").config.to_json()
+
+
+def test_finer_features_come_before_the_layer_that_is_read():
+    made = segmenter("timm:test_resnet", layer="layer3", head="lraspp")
+    assert (made.config.fine_layer, made.config.fine_channels) == ("layer2", 48)
+    with pytest.raises(UsageError, match="no features of 4 pixels"):
+        segmenter("tests.segmenter.nets:decoder", layer="1", head="deeplabv3+")
+    assert segmenter("tests.segmenter.nets:decoder", layer="1").config.head == "deeplabv3"

@@ -93,22 +93,29 @@ def _continues(call: Call, last: Call, closed: Sequence[str]) -> bool:
     return call.shape == last.shape and not inside and not is_transparent(call.module)
 
 
-def finer_layer(classifier: Classifier, stride: int, largest: int) -> Level | None:
-    """The coarsest stage that is finer than `stride` and not coarser than `largest` pixels per place; None: no such.
+def finer_layer(classifier: Classifier, layer: Level, largest: int) -> Level | None:
+    """The coarsest stage before `layer` that is finer than it and not coarser than `largest` pixels per place.
 
     Args:
         classifier: untrimmed.
-        stride: of the features that it is to be finer than.
+        layer: the features that it is to be finer than.
         largest: 4 for DeepLabv3+, 8 for LR-ASPP, as published.
+
+    Returns:
+        None: there is none.
     """
     calls, _ = trace(classifier.net, classifier.config.input_size)
     inside = tuple(f"{block}." for block in token_blocks(classifier.net, calls))  # attention is no picture
+    order = [call.path for call in calls]
+    # Of a module that runs several times nobody can say what comes before it: it is not among the calls.
+    before = set(order[: order.index(layer.path)] if layer.path in order else ())
     stages = [
-        stage
+        stage.path
         for stage in feature_layers(classifier)
-        if stage.stride < stride and stage.stride <= largest and not stage.path.startswith(inside)
+        if stage.stride < layer.stride and stage.stride <= largest
+        if stage.path in before and not stage.path.startswith(inside)
     ]
-    return level_at(classifier, stages[-1].path) if stages else None
+    return level_at(classifier, stages[-1]) if stages else None
 
 
 def level_at(classifier: Classifier, path: str) -> Level:

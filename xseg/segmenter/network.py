@@ -75,7 +75,7 @@ def configure(classifier: Classifier, classes: tuple[str, ...], options: HeadOpt
         UsageError: a layer it does not have, or options that do not fit together.
     """
     level = level_at(classifier, options.layer or last_layer(classifier))
-    fine = finer_layer(classifier, level.stride, _FINE_STRIDE[options.head or "deeplabv3+"])
+    fine = finer_layer(classifier, level, _FINE_STRIDE[options.head or "deeplabv3+"])
     head = options.head or ("deeplabv3+" if fine else "deeplabv3")
     if head == "deeplabv3+" and fine is None:
         raise UsageError(

@@ -25,7 +25,7 @@ from xseg.segmenter.network import HeadOptions, Segmenter, create, rebuild
 from xseg.segmenter.samples import LABEL_MAPS, Samples
 from xseg.segmenter.settings import SegmenterSettings
 from xseg.segmenter.train import train_segmenter
-from xseg.segmenter.validation import MeanIou, validate
+from xseg.segmenter.validation import MeanIou, require_every_mask, validate
 from xseg.training.output import dataset_parent, is_finished, open_checkpoint, publish_network, weights_parent
 from xseg.training.together import Together, together
 
@@ -119,7 +119,7 @@ def _train(
         if dataset is not None:
             source.require_classes(dataset.classes, str(dataset.location))
     if training.held_out is not None:
-        training.held_out.require_masks()
+        require_every_mask(training.held_out)
     classifier, origin = _backbone(network, classes, settings.seed)
     segmenter = create(classifier, classes, network.head, settings.seed)
     header = _header(source, segmenter.config, origin, training, settings, runtime, device)
@@ -251,7 +251,10 @@ def load_segmenter(source: str, device: torch.device) -> tuple[Header, str, Segm
         BadInput: not a segmenter, or damaged.
     """
     header, content, text, state = read_weights(source, "segmenter")
-    segmenter = rebuild(SegmenterConfig.from_json(text))
+    config = SegmenterConfig.from_json(text)
+    if config.classes != header.classes:
+        raise BadInput(f"{source}: its config has other classes than its header", "make it again: xseg train-seg")
+    segmenter = rebuild(config)
     try:
         segmenter.load_state_dict(state)
     except RuntimeError as error:

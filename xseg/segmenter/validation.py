@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from xseg.datasets.index import Dataset
-from xseg.errors import Stopped
+from xseg.errors import BadInput, Stopped
 from xseg.scores.confusion import confusion_matrix, ignore_value
 from xseg.scores.overlap import iou, mean_over_classes
 from xseg.segmenter.network import Segmenter
@@ -27,6 +27,18 @@ class MeanIou:
     mean: float
     per_class: dict[str, float]
     images: int
+
+
+def require_every_mask(dataset: Dataset) -> None:
+    """Check before a long training that what is measured after it can be.
+
+    Raises:
+        BadInput: an image has no mask.
+    """
+    dataset.require_masks()
+    if bare := [item.id for item in dataset.items if item.mask is None]:
+        found = f"{bare[0]!r} has no mask ({len(bare)} of {len(dataset)} have none)"
+        raise BadInput(f"{dataset.location}: {found}, and validation needs one of every image", "choose another split")
 
 
 def validate(
