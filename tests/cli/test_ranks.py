@@ -89,7 +89,7 @@ def test_the_weights_do_not_depend_on_the_launcher(chain, run, tmp_path, name):
     assert content(outs[0]) == content(outs[1])
 
 
-@pytest.mark.parametrize("name", ["train-cls", "affinity-train", "train-seg"])
+@pytest.mark.parametrize("name", ["train-cls", "affinity-train"])
 def test_a_signal_to_one_process_stops_all_and_the_next_run_continues(chain, run, tmp_path, name):
     out, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
     command = (*trainers(chain)[name][:-1], 6, "--epochs", 12)

@@ -11,15 +11,15 @@ from tests.cli.read import content, failures, records
 from xseg.exchange.onnx import PACKAGES
 
 CPU = ("--device", "cpu")
-LOOKS = ("--scales", "1,0.75", "--flip", "--window", 48, "--step", 32)
+LOOKS = ("--limit", 9, "--scales", "1,0.75", "--flip", "--window", 48, "--step", 32)
 # Where two classes are equally probable, rounding decides.
 FEW_PIXELS = 1e-3
 
 
-@pytest.fixture
-def masks(chain, run, tmp_path):
-    """Masks of the whole data set, looked at in every way."""
-    out = tmp_path / "masks.h5"
+@pytest.fixture(scope="module")
+def masks(chain, run, tmp_path_factory):
+    """Masks of images that were looked at in every way."""
+    out = tmp_path_factory.mktemp("segmented") / "masks.h5"
     run("segment", chain.seg, chain.data, *LOOKS, *CPU, "-o", out)
     return out
 
