@@ -31,6 +31,8 @@ STAGES = (
     ),
     Stage("affinity-train", ("pseudolabels", "classifier"), "affinity", "Learn which pixels belong together."),
     Stage("random-walk", ("heatmaps", "affinity"), "heatmaps", "Spread heatmaps along the learned affinity."),
+    Stage("train-seg", ("masks",), "segmenter", "Train a segmentation network on masks of an earlier step."),
+    Stage("segment", ("segmenter", "dataset"), "masks", "Segment images by a trained segmentation network."),
     Stage(
         "evaluate",
         ("heatmaps", "pseudolabels", "masks", "classifier"),
@@ -42,7 +44,12 @@ STAGES = (
     Stage("info", ("any",), "text", "Say what an artifact holds and where it came from."),
     Stage("validate", ("any",), "text", "Check an artifact completely."),
     Stage("merge", ("any",), "any", "Join parts or shards into one artifact."),
-    Stage("export", ("masks",), "pictures", "Write masks as palette PNG files."),
+    Stage(
+        "export",
+        ("masks", "segmenter"),
+        "pictures",
+        "Write artifacts as the files of other programs, or a segmenter as an ONNX file.",
+    ),
     Stage("import", ("dataset",), "heatmaps", "Take in masks and heatmaps that other programs wrote."),
     Stage("show", ("heatmaps", "masks"), "pictures", "Draw heatmaps or masks over their photographs."),
     Stage("slurm", (), "text", "Print a script that submits commands to a SLURM cluster."),

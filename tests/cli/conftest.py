@@ -13,6 +13,9 @@ from xseg.datasets.synthetic import write_synthetic
 
 TRAIN = ("--weights", "none", "--crop", 48, "--resize-low", 48, "--resize-high", 64, "--batch-size", 6)
 MODEL = ("--model", "timm:test_efficientnet")
+# Group norm and fixed statistics: what is learned does not depend on how a batch is split over processes.
+SEGMENTER = ("--model", "timm:test_resnet", "--weights", "none", "--crop", 48, "--scale-low", 0.7, "--scale-high", 1.2,
+             "--batch-size", 6, "--width", 32, "--norm", "group", "--freeze-bn")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,7 +33,10 @@ class Chain:
 
 def commands(directory: Path) -> dict[str, tuple[object, ...]]:
     """What each artifact of the chain is made by."""
-    at = {name: directory / f"{name}.h5" for name in ("cls", "cam", "labels", "affinity", "walk", "masks", "scores")}
+    at = {
+        name: directory / f"{name}.h5"
+        for name in ("cls", "cam", "labels", "affinity", "walk", "masks", "seg", "scores")
+    }
     data = directory / "data"
     return {
         "cls": ("train-cls", data, *MODEL, *TRAIN, "--epochs", 2, "-o", at["cls"]),
@@ -40,6 +46,7 @@ def commands(directory: Path) -> dict[str, tuple[object, ...]]:
                      "-o", at["affinity"]),
         "walk": ("random-walk", at["cam"], at["affinity"], "--log-steps", 3, "-o", at["walk"]),
         "masks": ("crf", at["walk"], "--masks", "-o", at["masks"]),
+        "seg": ("train-seg", at["masks"], data, "--split", "train", *SEGMENTER, "--epochs", 2, "-o", at["seg"]),
         "scores": ("evaluate", at["masks"], "--dataset", data, "--json", "-o", at["scores"]),
     }  # fmt: skip
 

@@ -14,7 +14,7 @@ from tests.cli.read import content, records
 from xseg.cli import app
 from xseg.stages import STAGES
 
-MADE = ("cls", "cam", "labels", "affinity", "walk", "masks")
+MADE = ("cls", "cam", "labels", "affinity", "walk", "masks", "seg")
 OTHER = {
     "cls": ("--lr", 0.5),
     "cam": ("--flip",),
@@ -22,6 +22,7 @@ OTHER = {
     "affinity": ("--lr", 0.5),
     "walk": ("--beta", 2),
     "masks": ("--iterations", 1),
+    "seg": ("--lr", 0.5),
     "scores": ("--threshold", 0.5),
 }
 XSEG = f"{sys.executable} -m xseg"

@@ -67,6 +67,13 @@ def test_crf_gives_the_labels_of_the_cpu(chain, run, tmp_path, options, array):
 
 
 @pytest.mark.gpu
+def test_segment_gives_the_posterior_of_the_cpu(chain, run, tmp_path):
+    command = ("segment", chain.seg, chain.data, "--heatmaps", "--dtype", "float32", "--least", 0, "--flip",
+               "--scales", "1,0.75", "--window", 48)  # fmt: skip
+    assert_same_maps(on("cpu", run, tmp_path, *command), on("cuda", run, tmp_path, *command))
+
+
+@pytest.mark.gpu
 def test_crf_posteriors_are_those_of_the_cpu(chain, run, tmp_path):
     command = ("crf", chain.cam, "--posteriors", "--backend", "lattice")
     made = [records(on(device, run, tmp_path, *command)) for device in ("cpu", "cuda")]

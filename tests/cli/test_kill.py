@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import MODEL, TRAIN
+from tests.cli.conftest import MODEL, SEGMENTER, TRAIN
 from tests.cli.launch import FLUSH, ROOT
 from tests.cli.read import content, failures, records, same_weights
 
@@ -27,6 +27,7 @@ def per_image_steps(chain, cam):
         "random-walk": ("random-walk", cam, chain.affinity, "--log-steps", 3),
         "crf --masks": ("crf", cam, "--masks"),
         "merge": ("merge", cam),
+        "segment": ("segment", chain.seg, chain.data, *FEW),
     }
 
 
@@ -35,6 +36,7 @@ def trainers(chain):
         "train-cls": ("train-cls", chain.data, *MODEL, *TRAIN, "--limit", 12, "--epochs", 3),
         "affinity-train": ("affinity-train", chain.labels, chain.cls, "--limit", 12, "--epochs", 3, "--crop", 64,
                            "--batch-size", 6),
+        "train-seg": ("train-seg", chain.masks, *SEGMENTER, "--average", 0.9, "--limit", 12, "--epochs", 3),
     }  # fmt: skip
 
 
@@ -59,7 +61,8 @@ def killed_until_done(run, command, out, every, settings):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "every"), [("explain", 3), ("crf", 4), ("random-walk", 5), ("crf --masks", 5), ("merge", 6)]
+    ("name", "every"),
+    [("explain", 3), ("crf", 4), ("random-walk", 5), ("crf --masks", 5), ("merge", 6), ("segment", 4)],
 )
 def test_a_per_image_command_killed_again_and_again_ends_with_the_uninterrupted_result(
     chain, run, tmp_path, name, every
@@ -74,7 +77,7 @@ def test_a_per_image_command_killed_again_and_again_ends_with_the_uninterrupted_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["train-cls", "affinity-train"])
+@pytest.mark.parametrize("name", ["train-cls", "affinity-train", "train-seg"])
 def test_a_training_killed_again_and_again_ends_with_the_uninterrupted_weights(chain, run, tmp_path, name):
     command = trainers(chain)[name]
     out, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
@@ -155,7 +158,7 @@ def test_a_stopped_command_keeps_what_is_finished_and_says_so(chain, run, tmp_pa
     assert not (tmp_path / "out.h5.parts").exists()
 
 
-@pytest.mark.parametrize("name", ["train-cls", "affinity-train"])
+@pytest.mark.parametrize("name", ["train-cls", "affinity-train", "train-seg"])
 def test_a_stopped_training_saves_and_continues(chain, run, tmp_path, name):
     out, command = tmp_path / "out.h5", (*trainers(chain)[name][:-1], 6)
     process = run.start(*command, "--epochs", 60, "-o", out, settings={"xseg.training.output:SECONDS": 0.0})

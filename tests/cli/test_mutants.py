@@ -20,7 +20,7 @@ from tests.cli.read import content
 from tests.cli.test_kill_moments import PART_PER_IMAGE
 
 SECONDS = 5.0
-TARGETS = ("cls", "cam", "labels", "affinity", "walk", "masks", "scores", "stream", "part", "checkpoint")
+TARGETS = ("cls", "cam", "labels", "affinity", "walk", "masks", "seg", "scores", "stream", "part", "checkpoint")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def few(chain, run, tmp_path_factory):
     run("random-walk", at["cam"], chain.affinity, "--log-steps", 3, "-o", at["walk"])
     for name, made in {"stream": four, "other": (*four, "--flip")}.items():
         at[name] = streamed(run, made, directory / name)
-    return {**at, **{name: getattr(chain, name) for name in ("cls", "affinity", "masks", "scores")}}
+    return {**at, **{name: getattr(chain, name) for name in ("cls", "affinity", "masks", "seg", "scores")}}
 
 
 def streamed(run, made, path):
@@ -57,6 +57,7 @@ def command(name, chain, few, mutant):
         "affinity": ("random-walk", few["cam"], mutant, "--log-steps", 2),
         "walk": ("crf", mutant, "--masks", "--iterations", 2),
         "masks": ("evaluate", mutant, "--dataset", chain.data, "--json"),
+        "seg": ("segment", mutant, chain.data, "--limit", 2),
         "scores": ("info", mutant, "--json"),
         "stream": ("merge", "-"),
         "part": ("explain", chain.cls, chain.data, "--limit", 4),

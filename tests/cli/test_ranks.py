@@ -65,6 +65,21 @@ def test_two_processes_learn_the_affinity_that_one_learns(chain, run, tmp_path):
     assert largest_difference(one, two) < 1e-5
 
 
+def test_two_processes_learn_the_segmenter_that_one_learns_and_score_it_alike(chain, run, tmp_path):
+    one, two = tmp_path / "one.h5", tmp_path / "two.h5"
+    held_out = (chain.data, "--split", "train", "--val-split", "val", "--json")
+    # Each process draws its own dropout.
+    command = (*trainers(chain)["train-seg"], *held_out, "--dropout", 0)
+    alone = run(*command, "-o", one).json
+    first, second = (process.wait().expect(0) for process in start(run, (*command, "-o", two)))
+    assert second.stdout == b""
+    assert largest_difference(one, two) < 1e-5
+    losses = [[entry["loss"] for entry in facts["history"]] for facts in (first.json, alone)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    assert first.json["miou"] == pytest.approx(alone["miou"], abs=1e-3)
+    assert first.json["validation_images"] == alone["validation_images"] == 6
+
+
 @pytest.mark.parametrize("name", ["train-cls", "affinity-train"])
 def test_the_weights_do_not_depend_on_the_launcher(chain, run, tmp_path, name):
     outs = [tmp_path / f"{launcher.__name__}.h5" for launcher in (torchrun, srun)]

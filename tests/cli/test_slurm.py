@@ -221,8 +221,9 @@ def test_a_directory_with_a_line_break_stays_in_its_comment(tmp_path):
 
 
 def test_every_command_of_the_chain_can_be_submitted(chain, run):
-    lines = [text(command) for command in commands(Path("out")).values()]
+    segment = ("segment", "out/seg.h5", "out/data", "-o", "out/segmented.h5")
+    lines = [text(command) for command in (*commands(Path("out")).values(), segment)]
     printed = run("slurm", *lines, "--shards", 3, "--gpus", 2).stdout.decode()
-    # explain, crf, random-walk and crf --masks are arrays with a merge each; the two trainers and evaluate are not.
-    assert printed.count("$(sbatch ") == 7 + 4
-    assert printed.count("--ntasks=2") == 2
+    # explain, crf, random-walk, crf --masks and segment are arrays with a merge each; trainers and evaluate are not.
+    assert printed.count("$(sbatch ") == 9 + 5
+    assert printed.count("--ntasks=2") == 3

@@ -2,7 +2,7 @@ from math import cos, pi
 
 import pytest
 
-from xseg.training.schedule import cosine, poly
+from xseg.training.schedule import cosine, make_schedule, poly, step_count
 
 
 def test_poly_is_the_published_power_of_the_remaining_share():
@@ -27,3 +27,17 @@ def test_the_warm_up_rises_linearly_and_the_rest_starts_at_one(schedule):
 def test_a_step_beyond_the_end_is_an_error(schedule):
     with pytest.raises(ValueError, match=r"0\.\.9"):
         schedule(10, 10)
+
+
+@pytest.mark.parametrize(("shape", "expected"), [("poly", (1 - 3 / 9) ** 2), ("cosine", (1 + cos(pi / 3)) / 2)])
+def test_a_schedule_by_name_is_the_function_with_its_warmup_as_a_share(shape, expected):
+    found = make_schedule(shape, 10, power=2, warmup=0.1)
+    assert found(0) == 1.0
+    assert found(4) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("epochs", "images", "batch", "steps"), [(2, 12, 6, 4), (1, 13, 6, 3), (0.5, 13, 6, 2), (0.01, 3, 8, 1)]
+)
+def test_the_steps_of_a_run_show_every_image_as_often_as_asked(epochs, images, batch, steps):
+    assert step_count(epochs, images, batch) == steps

@@ -1,7 +1,6 @@
 """Training an AffinityNet on confident labels (Ahn and Kwak 2018, arXiv:1803.10464, section 3.2)."""
 
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,8 +28,9 @@ from xseg.training.checkpoint import Checkpoint
 from xseg.training.loop import Batch, LoopSettings, Progress, Terms, train
 from xseg.training.optim import OptimSettings, make_optimizer
 from xseg.training.order import SampleOrder
+from xseg.training.packed import PackedRecords
 from xseg.training.prefetch import prefetch
-from xseg.training.schedule import cosine, poly
+from xseg.training.schedule import make_schedule, step_count
 from xseg.training.together import Together
 
 _NO_LABEL = -1
@@ -83,8 +83,8 @@ class AffinitySettings:
         )
 
 
-class Samples:
-    """Confident labels of all images, packed in memory; a full VOC takes some 50 MB.
+class Samples(PackedRecords):
+    """Confident labels of all images, packed in memory.
 
     Args:
         records: pseudolabels, with or without their posteriors.
@@ -92,20 +92,11 @@ class Samples:
         classes: number of foreground classes.
     """
 
-    def __init__(
-        self, records: Iterator[Record] | Sequence[Record], read_image: Callable[[Record], np.ndarray], classes: int
-    ) -> None:
+    def __init__(self, records: Iterable[Record], read_image: Callable[[Record], np.ndarray], classes: int) -> None:
+        super().__init__(records)
         self._read_image = read_image
         self._unknown = unknown_id(classes)
         self._classes = classes
-        self.records: list[Record] = []
-        self._packed: list[dict[str, tuple[bytes, np.dtype, tuple[int, ...]]]] = []
-        for record in records:
-            self._packed.append({name: _pack(array) for name, array in record.arrays.items()})
-            self.records.append(_without_arrays(record))
-
-    def __len__(self) -> int:
-        return len(self.records)
 
     def load(
         self, sample: tuple[int, int, int], settings: AffinitySettings, stride: int
@@ -122,7 +113,7 @@ class Samples:
         return image, torch.tensor(made.geometry.valid), torch.from_numpy(nodes)
 
     def _nodes(self, index: int, geometry: Geometry, stride: int) -> np.ndarray:
-        arrays = {name: _unpack(*packed) for name, packed in self._packed[index].items()}
+        arrays = self.arrays(index)
         if "low" not in arrays:
             labels = apply_to_labels(arrays["labels"], geometry, self._unknown)
             return reduce_labels(labels, stride, block=True, unknown=self._unknown)
@@ -218,18 +209,17 @@ def train_affinity(
     model.to(device)
     for parameter in model.classifier.parameters():
         parameter.requires_grad_(settings.backbone_lr > 0)
-    steps = max(1, -int(-settings.epochs * len(samples) // settings.batch_size))
+    steps = step_count(settings.epochs, len(samples), settings.batch_size)
     slow = settings.backbone_lr or settings.lr
     optim = OptimSettings(
         settings.optimizer, slow, settings.lr / slow, settings.momentum, settings.weight_decay, bias_lr_multiplier=1.0
     )
-    shape = cosine if settings.schedule == "cosine" else poly
     task = AffinityTask(model, samples, settings, workers, group.part_of(settings.batch_size))
     task.fit()
     return train(
         task,
         make_optimizer(model, ["net"], optim),
-        lambda step: shape(step, total=steps),
+        make_schedule(settings.schedule, steps),
         LoopSettings(
             steps,
             settings.seed,
@@ -243,15 +233,3 @@ def train_affinity(
         progress=progress,
         group=group,
     )
-
-
-def _pack(array: np.ndarray) -> tuple[bytes, np.dtype, tuple[int, ...]]:
-    return zlib.compress(np.ascontiguousarray(array).tobytes(), 1), array.dtype, array.shape
-
-
-def _unpack(data: bytes, dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
-    return np.frombuffer(zlib.decompress(data), dtype).reshape(shape)
-
-
-def _without_arrays(record: Record) -> Record:
-    return Record(record.index, record.id, record.path, record.size, record.source, record.labels, {})

@@ -94,6 +94,7 @@ KINDS: dict[str, Kind] = {
             ("layer",),
         ),
         Kind("affinity", 1, "xseg affinity-train PSEUDOLABELS CLASSIFIER", weights=True),
+        Kind("segmenter", 1, "xseg train-seg MASKS", weights=True),
         Kind("scores", 1, "xseg evaluate INPUTS --dataset DATASET"),
     )
 }

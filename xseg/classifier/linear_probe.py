@@ -41,7 +41,7 @@ class LinearProbe(nn.Module):
     def __init__(self, net: nn.Module, layer: str, classes: int, input_size: tuple[int, int]) -> None:
         super().__init__()
         self.trunk = Trunk(net, layer)
-        features = _tried(self.trunk, input_size)
+        features = trim(self.trunk, input_size)
         if features.ndim not in (2, 3, 4) or getattr(net, "output_fmt", "NCHW") != "NCHW":
             raise UsageError(
                 f"--probe {layer}: its output has shape {tuple(features.shape)}, needed (N,F), (N,T,F) or (N,F,h,w)",
@@ -59,7 +59,8 @@ class LinearProbe(nn.Module):
 class Trunk(nn.Module):
     """A network up to the output of one of its layers.
 
-    The pass is left by an exception as soon as the layer has its output, so the network's own code runs as it is.
+    The pass is left by an exception as soon as the layer has its output, so the network's own code runs as it is. While
+    `leaves` is False it runs to its end, for exporters, which follow a pass from outside and see no exceptions.
 
     Args:
         net: the network.
@@ -71,8 +72,12 @@ class Trunk(nn.Module):
 
     def __init__(self, net: nn.Module, layer: str) -> None:
         super().__init__()
-        self.net, self.layer = net, layer
-        module_at(net, layer).register_forward_hook(_leave)
+        self.net, self.layer, self.leaves = net, layer, True
+        module_at(net, layer).register_forward_hook(self._leave)
+
+    def _leave(self, module: nn.Module, inputs: object, output: object) -> None:
+        if self.leaves:
+            raise _Reached(output)
 
     def forward(self, images: Tensor) -> Tensor:
         """The layer's output for normalised images (N,3,H,W).
@@ -98,12 +103,8 @@ class _Reached(Exception):
         self.output = output
 
 
-def _leave(module: nn.Module, inputs: object, output: object) -> None:
-    raise _Reached(output)
-
-
-def _tried(trunk: Trunk, input_size: tuple[int, int]) -> Tensor:
-    """Features of one image of zeros; what did not run for them is taken out of the network."""
+def trim(trunk: Trunk, input_size: tuple[int, int]) -> Tensor:
+    """Take out of the network what does not run before the layer; returns the features of one image of zeros."""
     begun: set[nn.Module] = set()
     finished: set[nn.Module] = {trunk.net.get_submodule(trunk.layer)}
     modes = [(module, module.training) for module in trunk.modules()]

@@ -2,14 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Literal
 
 from xseg.classifier.losses import Loss
 from xseg.datasets.transforms import Augmentation
 from xseg.errors import UsageError
 from xseg.training.optim import OptimSettings, psa_settings
-from xseg.training.schedule import Schedule, cosine, poly
+from xseg.training.schedule import Schedule, make_schedule
 
 
 @dataclass(frozen=True)
@@ -145,10 +144,7 @@ class TrainSettings:
 
     def factor(self, steps: int) -> Schedule:
         """The schedule of a run of `steps` steps."""
-        warmup = round(self.warmup * steps)
-        if self.schedule == "cosine":
-            return partial(cosine, total=steps, warmup=warmup)
-        return partial(poly, total=steps, power=self.poly_power, warmup=warmup)
+        return make_schedule(self.schedule, steps, power=self.poly_power, warmup=self.warmup)
 
 
 PRESETS: dict[str, Callable[[], TrainSettings]] = {

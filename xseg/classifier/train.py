@@ -27,6 +27,7 @@ from xseg.training.interpolate import interpolate
 from xseg.training.loop import Batch, LoopSettings, Progress, Terms, train
 from xseg.training.optim import make_optimizer
 from xseg.training.order import SampleOrder, balanced_weights
+from xseg.training.schedule import step_count
 from xseg.training.together import Together
 
 Objective = Literal["labels", "rotation"]
@@ -125,14 +126,14 @@ def train_classifier(
     if checkpoint is not None:
         group.first_does(checkpoint.claim)
     loss = _loss_for(classifier, settings)
-    _require_crop(classifier, settings)
+    require_crop(classifier, settings.crop)
     if objective == "rotation":
         dataset, weights = _without_labels(dataset, settings), None
     else:
         labels = _checked_labels(dataset, classifier, loss)
         weights = balanced_weights(labels, settings.balance) if settings.balance else None
     order = SampleOrder(len(dataset), settings.seed, weights, group.part_of(settings.batch_size))
-    steps = max(1, -int(-settings.epochs * len(dataset) // settings.batch_size))
+    steps = step_count(settings.epochs, len(dataset), settings.batch_size)
     classifier.to(device).lay_out(classifier.layout)
     batches = TrainingBatches(
         dataset, order, settings.augmentation(), batch_size=settings.batch_size, seed=settings.seed, workers=workers
@@ -168,8 +169,13 @@ def train_classifier(
     return TrainResult(history, measured, steps, time.monotonic() - started, classifier.config.classes)
 
 
-def _require_crop(classifier: Classifier, settings: TrainSettings) -> None:
-    config, crop = classifier.config, settings.crop
+def require_crop(classifier: Classifier, crop: int) -> None:
+    """Check that the network takes square crops of that side.
+
+    Raises:
+        UsageError: it does not; the nearest side it takes is named.
+    """
+    config = classifier.config
     if takes_one_size(classifier.net) and config.input_size != (crop, crop):
         height, width = config.input_size
         raise UsageError(f"--crop {crop}: {config.model} takes images of {height}x{width} only", f"--crop {height}")

@@ -6,6 +6,8 @@ from xseg.cli import (  # noqa: F401, I001 - each registers its commands, in the
     crf,
     affinity_train,
     random_walk,
+    train_seg,
+    segment,
     evaluate,
     features,
     methods,

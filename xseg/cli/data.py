@@ -100,6 +100,18 @@ def frame_of(text: str) -> "Literal['image'] | tuple[int, int]":
     return sides
 
 
+def sides_of(text: str, option: str) -> tuple[int, int]:
+    """`HxW` as two positive numbers.
+
+    Raises:
+        UsageError: something else.
+    """
+    sides = _sides(text)
+    if sides is None:
+        raise UsageError(f"{option} {text}: needed HxW", f"for example {option} 512x512")
+    return sides
+
+
 def _sides(text: str) -> tuple[int, int] | None:
     """`HxW` as two positive numbers; None for something else."""
     height, cross, width = text.partition("x")

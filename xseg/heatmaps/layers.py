@@ -21,7 +21,7 @@ HALF_GRADIENT_SCALE = 1024.0
 
 
 @contextmanager
-def evaluating(classifier: Classifier, create_graph: bool = False) -> Iterator[None]:
+def evaluating(classifier: nn.Module, create_graph: bool = False) -> Iterator[None]:
     """Evaluation mode inside the block, with frozen parameters unless gradients are to reach them (`create_graph`).
 
     Every module and parameter is put back after it. With `create_graph` fused attention is computed by what can be

@@ -98,9 +98,10 @@ def views_for(classifier: Classifier, views: Views) -> Views:
 def smallest_side(classifier: Classifier) -> int:
     """Pixels that a side must have for the network to run: `SMALLEST_SIDE`, or more for those that pad little.
 
-    AlexNet needs 63. Tried once for each classifier, on squares of zeros; none needs more than its own input size.
+    AlexNet needs 63. Tried once for each classifier, on squares of zeros; none needs more than its own input size, and
+    those that take one size only are not asked.
     """
-    if min(classifier.config.input_size) <= SMALLEST_SIDE:
+    if min(classifier.config.input_size) <= SMALLEST_SIDE or takes_one_size(classifier.net):
         return SMALLEST_SIDE
     if classifier not in _smallest:
         _smallest[classifier] = next((side for side in _SIDES if _runs(classifier, side)), SMALLEST_SIDE)

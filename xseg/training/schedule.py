@@ -1,9 +1,32 @@
 """Learning-rate factors as pure functions of the step, so that a resumed run cannot drift from an uninterrupted one."""
 
 from collections.abc import Callable
+from functools import partial
 from math import cos, pi
+from typing import Literal
 
 Schedule = Callable[[int], float]
+Shape = Literal["poly", "cosine"]
+
+
+def make_schedule(shape: Shape, steps: int, *, power: float = 0.9, warmup: float = 0.0) -> Schedule:
+    """The schedule of a run.
+
+    Args:
+        shape: `poly` or `cosine`.
+        steps: of the run.
+        power: of `poly`.
+        warmup: share of the steps in which the rate rises, in [0, 1).
+    """
+    rising = round(warmup * steps)
+    if shape == "cosine":
+        return partial(cosine, total=steps, warmup=rising)
+    return partial(poly, total=steps, power=power, warmup=rising)
+
+
+def step_count(epochs: float, images: int, batch_size: int) -> int:
+    """Steps in which every image is seen `epochs` times, at least one; the last batch is whole, too."""
+    return max(1, -int(-epochs * images // batch_size))
 
 
 def poly(step: int, total: int, power: float = 0.9, warmup: int = 0) -> float:
