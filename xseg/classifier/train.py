@@ -24,7 +24,7 @@ from xseg.errors import BadInput, UsageError
 from xseg.training.checkpoint import Checkpoint
 from xseg.training.frozen import frozen
 from xseg.training.interpolate import interpolate
-from xseg.training.loop import Batch, LoopSettings, Progress, Terms, train
+from xseg.training.loop import Batch, LoopSettings, Progress, Task, Terms, train
 from xseg.training.optim import make_optimizer
 from xseg.training.order import SampleOrder, balanced_weights
 from xseg.training.together import Together
@@ -125,28 +125,84 @@ def train_classifier(
     if checkpoint is not None:
         group.first_does(checkpoint.claim)
     loss = _loss_for(classifier, settings)
-    _require_crop(classifier, settings)
+    require_crop(classifier, settings)
     if objective == "rotation":
         dataset, weights = _without_labels(dataset, settings), None
     else:
         labels = _checked_labels(dataset, classifier, loss)
         weights = balanced_weights(labels, settings.balance) if settings.balance else None
     order = SampleOrder(len(dataset), settings.seed, weights, group.part_of(settings.batch_size))
-    steps = max(1, -int(-settings.epochs * len(dataset) // settings.batch_size))
-    classifier.to(device).lay_out(classifier.layout)
+    steps = steps_of(settings, len(dataset))
     batches = TrainingBatches(
         dataset, order, settings.augmentation(), batch_size=settings.batch_size, seed=settings.seed, workers=workers
     )
+    task: Task = (
+        RotationTask(classifier, batches, settings.label_smoothing)
+        if objective == "rotation"
+        else ClassifierTask(classifier, batches, loss, settings.label_smoothing)
+    )
+    history = fit(
+        task, classifier, settings, steps, device=device, checkpoint=checkpoint, should_stop=should_stop,
+        progress=progress, group=group,
+    )  # fmt: skip
+    measured: Validation | Accuracy | None = None
+    if validation is not None:
+        measured = (validate_rotations if objective == "rotation" else validate)(
+            validation, classifier, device=device, workers=workers, batch_size=settings.batch_size,
+            long_side=settings.validation_size or None, should_stop=should_stop, group=group,
+        )  # fmt: skip
+    return TrainResult(history, measured, steps, time.monotonic() - started, classifier.config.classes)
+
+
+def steps_of(settings: TrainSettings, images: int) -> int:
+    """Number of steps in which so many images are seen `settings.epochs` times."""
+    return max(1, -int(-settings.epochs * images // settings.batch_size))
+
+
+def fit(
+    task: Task,
+    classifier: Classifier,
+    settings: TrainSettings,
+    steps: int,
+    *,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
+    should_stop: Callable[[], bool],
+    progress: Progress | None,
+    group: Together,
+    skips: int = 0,
+) -> list[dict[str, float]]:
+    """Bring `classifier` to `device` and train it by a task whose module is its network; it ends in eval mode.
+
+    Args:
+        task: what it learns.
+        classifier: what learns.
+        settings: numbers.
+        steps: how many.
+        device: where.
+        checkpoint: as in `train_classifier`, and so are `should_stop`, `progress` and `group`.
+        should_stop: polled.
+        progress: told.
+        group: the processes.
+        skips: as in `LoopSettings`.
+
+    Returns:
+        The loop's history.
+    """
+    classifier.to(device).lay_out(classifier.layout)
     loop = LoopSettings(
-        steps, settings.seed, settings.amp, settings.clip, report_every=max(1, round(steps / settings.epochs))
+        steps,
+        settings.seed,
+        settings.amp,
+        settings.clip,
+        report_every=max(1, round(steps / settings.epochs)),
+        skips=skips,
     )
     # Before a checkpoint is continued: a network is always made from the weights that its run names.
     start = {name: tensor.clone() for name, tensor in classifier.net.state_dict().items()}
     with _frozen(classifier, settings):
         history = train(
-            RotationTask(classifier, batches, settings.label_smoothing)
-            if objective == "rotation"
-            else ClassifierTask(classifier, batches, loss, settings.label_smoothing),
+            task,
             make_optimizer(classifier.net, [classifier.config.head], settings.optim()),
             settings.factor(steps),
             loop,
@@ -159,16 +215,15 @@ def train_classifier(
     if settings.interpolate < 1:
         classifier.net.load_state_dict(interpolate(start, classifier.net.state_dict(), settings.interpolate))
     classifier.eval().lay_out(torch.contiguous_format)
-    measured: Validation | Accuracy | None = None
-    if validation is not None:
-        measured = (validate_rotations if objective == "rotation" else validate)(
-            validation, classifier, device=device, workers=workers, batch_size=settings.batch_size,
-            long_side=settings.validation_size or None, should_stop=should_stop, group=group,
-        )  # fmt: skip
-    return TrainResult(history, measured, steps, time.monotonic() - started, classifier.config.classes)
+    return history
 
 
-def _require_crop(classifier: Classifier, settings: TrainSettings) -> None:
+def require_crop(classifier: Classifier, settings: TrainSettings) -> None:
+    """Refuse crops of a size that the network does not take.
+
+    Raises:
+        UsageError: it does not; the message names one that it does.
+    """
     config, crop = classifier.config, settings.crop
     if takes_one_size(classifier.net) and config.input_size != (crop, crop):
         height, width = config.input_size
