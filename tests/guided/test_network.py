@@ -8,7 +8,7 @@ import torch
 
 from tests.classifier.nets import CLASSES, MODEL
 from tests.guided.nets import residual
-from tests.heatmaps.nets import picture
+from tests.heatmaps.nets import attending, picture
 from xseg.classifier.config import ClassifierConfig
 from xseg.classifier.model import Classifier, attach_probe, build, create
 from xseg.errors import BadInput, UsageError
@@ -69,11 +69,20 @@ def test_what_cannot_be_guided_is_refused_with_what_can(classifier):
     with pytest.raises(UsageError, match="nowhere"):
         prepared(classifier, True, "nowhere", 0)
     with pytest.raises(UsageError, match=r"--heatmap random: .* cannot be differentiated") as refused:
-        guiding_method(("random",), classifier)
+        guiding_method(("random",), classifier, "energy")
     assert "lrp" in refused.value.hint
+    with pytest.raises(UsageError, match=r"--heatmap rollout: it computes no attention"):
+        guiding_method(("rollout",), classifier, "energy")
     assert prepared(classifier, False, "0", 0).config.layer == "0"
     with pytest.raises(UsageError, match="probe"):
         prepared(attach_probe(classifier, "1", CLASSES), True, None, 0)
+
+
+def test_maps_that_are_alike_for_all_classes_cannot_tell_them_apart():
+    transformer = attending()
+    with pytest.raises(UsageError, match=r"--heatmap rollout with --loss dice: its maps of all classes are alike"):
+        guiding_method(("rollout",), transformer, "dice")
+    assert guiding_method(("rollout",), transformer, "rrr") == methods.create("rollout")
 
 
 def test_the_background_is_explained_as_class_0():

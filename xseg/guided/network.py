@@ -9,7 +9,8 @@ from xseg.classifier.capture import module_at
 from xseg.classifier.linear_probe import probed
 from xseg.classifier.model import Classifier, build
 from xseg.errors import UsageError
-from xseg.heatmaps.registry import Method, methods, require_served
+from xseg.guided.losses import LOCALISATION, SEGMENTATION
+from xseg.heatmaps.registry import Method, methods
 from xseg.seeding import key_seed
 
 
@@ -65,16 +66,23 @@ def with_heatmap(classifier: Classifier, heatmap: tuple[str, ...]) -> Classifier
     return Classifier(replace(classifier.config, heatmap=heatmap), classifier.net)
 
 
-def guiding_method(heatmap: tuple[str, ...], classifier: Classifier) -> Method:
-    """The method `heatmap` (its name, then its settings) for this classifier.
+def guiding_method(heatmap: tuple[str, ...], classifier: Classifier, loss: str) -> Method:
+    """The method `heatmap` (its name, then its settings) for this classifier and this loss on its maps.
 
     Raises:
-        UsageError: no such method or setting, one that is not differentiable, or cannot serve the classifier.
+        UsageError: no such method or setting, one that is not differentiable, cannot serve the classifier, or has
+            nothing for the loss to tell apart.
     """
     name, *settings = heatmap
     method = methods.create(name, settings)
     if not method.differentiable:
         able = ", ".join(name for name, cls in methods if cls.differentiable)
         raise UsageError(f"--heatmap {name}: its maps cannot be differentiated", f"one of {able}")
-    require_served(method, classifier.full)
+    if (reason := method.serves(classifier.full)) is not None:
+        raise UsageError(f"--heatmap {name}: {reason}")
+    if loss in SEGMENTATION and not method.class_specific:
+        raise UsageError(
+            f"--heatmap {name} with --loss {loss}: its maps of all classes are alike",
+            f"use a method that tells classes apart, or --loss {', '.join(LOCALISATION)}",
+        )
     return method

@@ -20,6 +20,7 @@ from xseg.guided.masks import Regions, chosen_items, masks_parent
 from xseg.guided.network import guiding_method, prepared, with_heatmap
 from xseg.guided.settings import GuidedSettings
 from xseg.guided.train import Others, train_guided
+from xseg.heatmaps.registry import Method
 from xseg.registry import parameters
 from xseg.runs.provenance import provenance
 from xseg.runs.runtime import Runtime
@@ -95,14 +96,14 @@ def _train(
     settings = replace(settings, background=classifier.config.background)
     classifier = with_heatmap(classifier, settings.heatmap)
     require_classes(dataset, classifier)
-    guiding_method(settings.heatmap, classifier)
+    method = guiding_method(settings.heatmap, classifier, settings.loss)
     masked = chosen_items(dataset, inputs.masks, inputs.split, seed=runtime.seed, balance=inputs.balance)
     regions = None if inputs.ignored is None else Regions(inputs.ignored, dataset)
     others, theirs = _others(inputs.against, settings, dataset)
     parents = [origin, dataset_parent(dataset), *theirs]
     parents += [masks_parent(dataset, masked)] if masked else []
     parents += [regions.parent] if regions else []
-    header = _header(inputs, settings, classifier, tuple(parents), runtime, device)
+    header = _header(inputs, settings, classifier, method, tuple(parents), runtime, device)
     if group.first_does(lambda: is_finished(path, header, runtime)):
         return None
     _tell(settings, len(masked), len(dataset), regions, runtime)
@@ -167,7 +168,7 @@ def _others(paths: Sequence[str], settings: GuidedSettings, dataset: Dataset) ->
             require_classes(dataset, other)
         except BadInput as error:
             raise BadInput(f"--against {path}: {error.problem}", error.hint) from error
-        others.append((other, guiding_method(other.config.heatmap or settings.heatmap, other)))
+        others.append((other, guiding_method(other.config.heatmap or settings.heatmap, other, settings.loss)))
         parents.append(Parent("classifier", content))
     return others, parents
 
@@ -176,11 +177,11 @@ def _header(
     inputs: GuidedInputs,
     settings: GuidedSettings,
     classifier: Classifier,
+    method: Method,
     parents: tuple[Parent, ...],
     runtime: Runtime,
     device: torch.device,
 ) -> Header:
-    method = guiding_method(settings.heatmap, classifier)
     decided: dict[str, Any] = {
         "guidance": {**asdict(settings), "heatmap": [settings.heatmap[0], parameters(method)]},
         "layer": inputs.layer,
@@ -202,10 +203,9 @@ def _header(
 
 
 def _tell(settings: GuidedSettings, masked: int, images: int, regions: Regions | None, runtime: Runtime) -> None:
-    note = runtime.reporter.note
-    if not settings.compares:
-        note(f"{masked} of {images} images bring their mask")
-        if not masked and settings.mask_share and regions is None:
-            note("no image brings a mask: nothing guides the heatmaps")
+    detail = runtime.reporter.detail
+    detail(f"{masked} of {images} images bring their mask")
     if regions is not None:
-        note(f"{len(regions)} of {images} images have a region to be ignored")
+        detail(f"{len(regions)} of {images} images have a region to be ignored")
+    elif not masked and not settings.compares:
+        runtime.reporter.note("no image brings a mask or a region: nothing guides the heatmaps")
