@@ -1,7 +1,7 @@
 """The hybrid vision transformer: its start, its weights, its options, and its way through the chain."""
 
 import json
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -146,7 +146,7 @@ def test_a_rebuilt_hybrid_is_the_same_network_at_any_output_stride():
 
 def test_the_config_holds_every_number_of_the_shape():
     config = create("hybrid-vit", CLASSES, weights="none", options={**TINY, "preset": "paper-003"}).config
-    assert set(config.options) == set(HybridShape.__dataclass_fields__)
+    assert set(config.options) == {field.name for field in fields(HybridShape)}
     assert config.options["mlp_ratio"] == 4.0
     assert config.options["layer_scale"] is None
     assert (config.model, config.layer, config.head, config.input_size) == ("hybrid-vit", FEATURES, "head", (64, 64))

@@ -9,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tests.heatmaps import oracle_maps as oracle
 from tests.heatmaps.fixture_nets import RESNET_NAMES, fixture
 from tests.heatmaps.nets import Forwards, ask, convolutional, deep, normalised, pooled, state_of, wrap
+from xseg.classifier import capture
 from xseg.errors import UsageError
 from xseg.heatmaps import methods
 from xseg.heatmaps.views import resize_maps
@@ -62,19 +63,39 @@ def test_hires_cam_sums_to_the_logit_without_its_bias_where_a_linear_layer_follo
     np.testing.assert_allclose(found.sum((1, 2)), expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize("epsilon", [1e-6, 1e-9, 0])
 @pytest.mark.parametrize("relu", [True, False])
-def test_grad_cam_plus_plus_equals_the_published_formula(relu):
+def test_grad_cam_plus_plus_equals_the_published_formula(relu, epsilon):
     classifier, images = deep(), normalised(3, 35, 49)
-    found = methods.create("grad-cam++", [f"relu={relu}"])(classifier, ask(images, PAIRS)).numpy()
+    settings = [f"relu={relu}", *([] if epsilon == 1e-6 else [f"epsilon={epsilon}"])]
+    found = methods.create("grad-cam++", settings)(classifier, ask(images, PAIRS)).numpy()
     for (image, target), row in zip(PAIRS, found, strict=True):
         maps, gradient = oracle.deep_gradient(state_of(classifier), images[image].double().numpy(), target)
         expected = np.zeros(maps.shape[1:])
         for features, slope in zip(maps, gradient, strict=True):
             weight = 0.0
             for g in slope[slope > 0]:
-                weight += g * g**2 / (2 * g**2 + features.sum() * g**3 + 1e-6)
+                weight += g * g**2 / (2 * g**2 + features.sum() * g**3 + epsilon)
             expected += weight * features
         np.testing.assert_allclose(row, np.maximum(expected, 0) if relu else expected, atol=1e-6, rtol=1e-4)
+
+
+def test_without_epsilon_the_weights_of_grad_cam_plus_plus_do_not_depend_on_the_resolution():
+    classifier, query = pooled().double(), ask(normalised(3).double(), PAIRS)
+    with capture(classifier, [classifier.config.layer]) as found:
+        classifier(query.images)
+    features = found[classifier.config.layer][query.image]
+    head = classifier.head.weight.detach()[query.target].relu()
+    weights = head / (2 + head * features.mean((2, 3)))
+    expected = torch.einsum("pc,pchw->phw", weights, features)
+    maps = methods.create("grad-cam++", ["relu=false", "epsilon=0"])(classifier, query)
+    torch.testing.assert_close(maps, expected, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("epsilon", ["-1", "inf", "nan"])
+def test_an_epsilon_that_is_no_fraction_is_refused(epsilon):
+    with pytest.raises(UsageError, match="--set epsilon"):
+        methods.create("grad-cam++", [f"epsilon={epsilon}"])
 
 
 @pytest.mark.parametrize("value", [-2.000001, -2.0, -1.5, -3.0])

@@ -15,7 +15,7 @@ class ClassifierConfig:
     """Recipe of a classifier; with the weights it is the whole `classifier` artifact.
 
     Args:
-        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit` or `package.module:factory`.
+        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit`, `unet` or `package.module:factory`.
         classes: class names in the order of the logits (background not listed).
         activation: `sigmoid` for multi-label heads, `softmax` for single-label ones.
         input_size: height, width in pixels the network was made for.
@@ -25,7 +25,7 @@ class ClassifierConfig:
         head_bias: whether the head adds a bias.
         layer: module path of the last spatial feature map before global pooling.
         head: module path of the linear layer (or 1x1 convolution) that makes the logits.
-        options: keyword arguments of the constructor, JSON scalars; of a hybrid all that it has.
+        options: keyword arguments of the constructor, JSON scalars; of a hybrid or U-Net all that it has.
         background: the network has one more logit, the first, for the background.
         heatmap: the explanation method whose maps were trained to be segmentations, and its settings as `KEY=VALUE`.
     """

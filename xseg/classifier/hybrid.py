@@ -9,28 +9,44 @@ brought to unit size by the last norm however small the scale, while the tokens 
 of the stem reach the head as in a plain convolutional classifier, but all of them by way of attention.
 """
 
-import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from xseg.classifier.config import Scalar
+from xseg.classifier.encoder import (
+    UNFIT,
+    Preprocessing,
+    load_published,
+    published_head,
+    published_preprocessing,
+    reason_of,
+    require_timm,
+)
+from xseg.classifier.shape import Shape
 from xseg.classifier.weights import load_into
 from xseg.errors import UsageError
 
 FEATURES = "patch_embed.backbone"  # module path of the stem, whose output is the last feature map
+WHOLE = "patch_embed."  # how keys begin that a hybrid has and its stem has not
 STRIDE = 16  # pixels per token, unless an output stride is asked for
 PAPER_STEM = "resnetv2-3-4-9"  # the first three stages of a ResNet-50; timm has them only inside its own hybrids
 PAPER_MODEL = "vit_base_r50_s16_384"  # what timm calls the whole of paper 003's shape
+PRESETS: dict[str, dict[str, Scalar]] = {
+    "small": {},
+    "paper-003": {
+        "stem": PAPER_STEM, "dim": 768, "depth": 12, "heads": 12, "mlp_ratio": 4.0, "layer_scale": None, "grid": 28,
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class HybridShape:
-    """What decides the layers, as `--set KEY=VALUE`; `preset` (of `PRESETS`) replaces the defaults.
+class HybridShape(Shape):
+    """What decides the layers of a hybrid.
 
     Args:
         stem: a convolutional network of timm, or `resnetv2-3-4-9`.
@@ -57,51 +73,19 @@ class HybridShape:
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
 
+    kind: ClassVar[str] = "hybrid-vit"
+    presets: ClassVar[Mapping[str, Mapping[str, Scalar]]] = PRESETS
+    limits: ClassVar[Mapping[str, tuple[float, float]]] = {
+        "dim": (1, 8192), "depth": (1, 64), "heads": (1, 128), "grid": (2, 256),
+        "mlp_ratio": (0.01, 16), "layer_scale": (1e-6, 10), "drop_rate": (0, 0.99), "drop_path_rate": (0, 0.99),
+    }  # fmt: skip
+
     def __post_init__(self) -> None:
-        limits = {
-            "dim": (1, 8192), "depth": (1, 64), "heads": (1, 128), "grid": (2, 256),
-            "mlp_ratio": (0.01, 16), "layer_scale": (1e-6, 10), "drop_rate": (0, 0.99), "drop_path_rate": (0, 0.99),
-        }  # fmt: skip
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if name == "layer_scale" and value is None:
-                continue
-            whole = isinstance(getattr(type(self), name), int)
-            if isinstance(value, bool) or not isinstance(value, int if whole else int | float):
-                raise UsageError(f"--set {name}={value}: needed {'a whole number' if whole else 'a number'}")
-            if not low <= value <= high:
-                raise UsageError(f"--set {name}={value}: needed a number from {low} to {high}")
-        if not isinstance(self.stem, str):
-            raise UsageError(f"--set stem={self.stem}: needed the name of a timm model")
+        super().__post_init__()
         if self.dim % self.heads:
             raise UsageError(
                 f"--set dim={self.dim}: cannot be shared by {self.heads} heads", "give a multiple of --set heads=N"
             )
-
-    @classmethod
-    def of(cls, options: Mapping[str, Scalar]) -> Self:
-        """The shape that a model's options ask for.
-
-        Raises:
-            UsageError: an unknown option or preset, or values that mean nothing.
-        """
-        given = dict(options)
-        preset = given.pop("preset", "small")
-        if preset not in PRESETS:
-            raise UsageError(f"--set preset={preset}: unknown", f"one of {', '.join(PRESETS)}")
-        names = [field.name for field in dataclasses.fields(cls)]
-        if unknown := sorted(set(given) - set(names)):
-            raise UsageError(f"--set {unknown[0]}: not an option of hybrid-vit", f"preset, {', '.join(names)}")
-        values: dict[str, Any] = {**PRESETS[str(preset)], **given}
-        return cls(**values)
-
-
-PRESETS: dict[str, dict[str, Scalar]] = {
-    "small": {},
-    "paper-003": {
-        "stem": PAPER_STEM, "dim": 768, "depth": 12, "heads": 12, "mlp_ratio": 4.0, "layer_scale": None, "grid": 28,
-    },
-}  # fmt: skip
 
 
 class StemEmbed(nn.Module):
@@ -186,10 +170,10 @@ def hybrid_vit(shape: HybridShape, classes: int, output_stride: int | None = Non
 def _embed(shape: HybridShape, stride: int) -> StemEmbed:
     try:
         embed = StemEmbed(_stem(shape.stem, stride), shape.dim, shape.grid)
-    except (AssertionError, TypeError, ValueError, NotImplementedError, RuntimeError) as error:
-        reason = str(error) or type(error).__name__
+    except UNFIT as error:
         raise UsageError(
-            f"--set stem={shape.stem}: it gives no feature maps ({reason})", "choose a convolutional network of timm"
+            f"--set stem={shape.stem}: it gives no feature maps ({reason_of(error)})",
+            "choose a convolutional network of timm",
         ) from error
     if embed.feat_ratio() != stride:
         raise UsageError(
@@ -211,12 +195,7 @@ def _stem(name: str, stride: int) -> nn.Module:
         return ResNetV2(
             [3, 4, 9], preact=False, stem_type="same", conv_layer=convolution, output_stride=stride, **whole
         )
-    if not timm.is_model(name):
-        near = timm.list_models(f"*{name.split('.')[0]}*")[:5]
-        raise UsageError(
-            f"--set stem={name}: timm has no such model",
-            f"did you mean {', '.join(near)}?" if near else "timm.list_models() has all names",
-        )
+    require_timm(name, f"--set stem={name}")
     try:
         return timm.create_model(name, pretrained=False, output_stride=stride, **whole)
     except (AssertionError, TypeError, ValueError, NotImplementedError):  # it has no choice of strides
@@ -236,9 +215,12 @@ def _start_by_pooling(net: Any) -> None:  # noqa: ANN401 - timm's VisionTransfor
         nn.init.zeros_(block.mlp.fc2.weight)
 
 
-def is_whole(state: Mapping[str, Tensor]) -> bool:
-    """Whether a state dict is that of a hybrid, not of a stem alone."""
-    return any(key.startswith("patch_embed.") for key in state)
+def preprocessing_of(net: nn.Module) -> Preprocessing:
+    """Mean and std of the stem's weights, and the size that the position embeddings were made for."""
+    embed = embedding(net)
+    side = embed.grid_size[0] * STRIDE
+    plain = Preprocessing((side, side), (0.5,) * 3, (0.5,) * 3)
+    return replace(published_preprocessing(embed.backbone, plain), input_size=(side, side))
 
 
 def load_hybrid(net: nn.Module, state: Mapping[str, Tensor], source: str, skip: str | None = None) -> None:
@@ -257,20 +239,14 @@ def load_hybrid(net: nn.Module, state: Mapping[str, Tensor], source: str, skip: 
     Raises:
         BadInput: they fit neither.
     """
-    if is_whole(state):
+    if any(key.startswith(WHOLE) for key in state):
         load_into(net, _on_grid(net, state), source, skip)
         return
     stem = embedding(net).backbone
-    head = stem_head(stem)
-    load_into(stem, state, f"{source} (as those of the stem)", skip=head)
+    load_published(stem, state, source, "stem")
+    head = published_head(stem)
     if f"{head}.weight" in state:
         _embed_by(embedding(net).proj, state[f"{head}.weight"].flatten(1))
-
-
-def stem_head(stem: nn.Module) -> str:
-    """Module path of the head that a stem has in timm."""
-    published: Any = getattr(stem, "pretrained_cfg", {})
-    return str(published.get("classifier") or "head")
 
 
 @torch.no_grad()

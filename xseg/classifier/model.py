@@ -11,17 +11,14 @@ from torch import Tensor, nn
 from xseg.classifier.capture import module_at
 from xseg.classifier.checkpoints import find_network
 from xseg.classifier.config import Activation, ClassifierConfig, Scalar
-from xseg.classifier.hybrid import is_whole, load_hybrid
 from xseg.classifier.linear_probe import LinearProbe, probe_name, probed
 from xseg.classifier.probe import find_head, find_layer, trace
 from xseg.classifier.sides import nearest, refused_steps
 from xseg.classifier.sources import (
-    HYBRID,
     Source,
     construct,
     hub_state,
     imagenet_names,
-    own_layer,
     parse_source,
     preprocessing,
     published_weights,
@@ -90,8 +87,15 @@ class Classifier(nn.Module):
 
         A user's network may rely on the usual one (`view`), so it keeps it.
         """
-        known = probed(self.config.model)[0].startswith(("timm:", "torchvision:", HYBRID))
+        known = parse_source(probed(self.config.model)[0]).kind != "factory"
         return torch.channels_last if known else torch.contiguous_format
+
+    @property
+    def fresh(self) -> list[str]:
+        """Module paths of what learns at the rate of a new head: the head, and the decoder of a U-Net."""
+        model, layer = probed(self.config.model)
+        own = parse_source(model).own if layer is None else None
+        return [self.config.head, *(own.fresh if own else ())]
 
     def lay_out(self, layout: torch.memory_format) -> "Classifier":
         """Bring the weights into `layout`; values and keys stay."""
@@ -145,12 +149,12 @@ def create(
     """A classifier for new classes, or with the weights' own classes.
 
     Args:
-        model: `timm:NAME` (the prefix may be left out), `torchvision:NAME`, `hybrid-vit` or `package.module:factory`;
-            a factory is called as `factory(num_classes=C, **options)`.
+        model: `timm:NAME` (the prefix may be left out), `torchvision:NAME`, `hybrid-vit`, `unet` or
+            `package.module:factory`; a factory is called as `factory(num_classes=C, **options)`.
         classes: class names. With `keep_head` the names of the weights' own classes, or None for ImageNet's, and for
             the cluster heads of self-supervised networks "cluster 0" and so on.
-        weights: a .safetensors or .pth file, `hub` (download) or `none` (random); for a hybrid those of its stem or of
-            all of it.
+        weights: a .safetensors or .pth file, `hub` (download) or `none` (random); for a hybrid or a U-Net those of
+            its stem or encoder, or of all of it.
         keep_head: keep the weights' head instead of drawing a new one from N(0, 0.01^2).
         output_stride: stride of the last feature map in pixels.
         head_bias: False gives a new head without bias, as in psa (Ahn and Kwak, CVPR 2018).
@@ -159,7 +163,7 @@ def create(
         input_size: height, width; default what the published weights expect. Likewise `mean` and `std`.
         mean: per channel for RGB in [0, 1].
         std: per channel for RGB in [0, 1].
-        options: keyword arguments for the constructor; for a hybrid see `HybridShape`.
+        options: keyword arguments for the constructor; see `HybridShape` and `UNetShape`.
         background: one more logit for the background, the first; for a new head.
         seed: of the random weights.
 
@@ -186,11 +190,14 @@ def create(
     net = _construct(source, config, trusted=True, seed=seed)
     given = preprocessing(source, net)
     config = replace(config, input_size=input_size or given.input_size, mean=mean or given.mean, std=std or given.std)
-    config = _probed(config, net, layer or own_layer(source))
+    config = _probed(config, net, layer or (source.own.layer if source.own else None))
     state, clusters = _weights(published_weights(source, config.options), weights, net, config.head)
     if keep_head and state is not None:
-        if source.kind == HYBRID and not is_whole(state):
-            raise UsageError(f"--keep-head: {weights} has the head of the stem", f"needed weights of a whole {HYBRID}")
+        if source.own and not source.own.is_whole(state):
+            raise UsageError(
+                f"--keep-head: {weights} has the head of the {source.own.part}",
+                f"needed weights of a whole {source.kind}",
+            )
         config = _kept(config, state, classes, weights, clusters)
         net = _construct(source, config, trusted=True)
     classifier = Classifier(config, net)
@@ -198,8 +205,8 @@ def create(
         _draw_head(classifier.head, seed)
     _drop_bias(classifier)
     if state is not None:
-        load = load_hybrid if source.kind == HYBRID else load_into
-        load(net, state, weights, skip=None if keep_head else config.head)
+        load = source.own.load if source.own else load_into
+        load(net, state, weights, None if keep_head else config.head)
     return classifier
 
 
@@ -207,6 +214,8 @@ def create_former(
     model: str, class_names: Sequence[str] | None, *, weights: str, options: dict[str, Scalar] | None = None
 ) -> Classifier:
     """The classifier that the weights of a new one come from, with its own head; of a hybrid's stem, the stem's.
+
+    Refuses weights whose head reads what the new one does not: see `former_model`.
 
     Args:
         model: as in `create`.
@@ -217,11 +226,27 @@ def create_former(
     Raises:
         UsageError, InputMissing, BadInput, Unavailable: as `create`.
     """
+    former = former_model(model, weights, options)
+    return create(former, class_names, weights=weights, keep_head=True, options=options if former == model else None)
+
+
+def former_model(model: str, weights: str, options: dict[str, Scalar] | None = None) -> str:
+    """What `--model` of the classifier is that weights come from: `model`, or that of its stem.
+
+    Raises:
+        UsageError: the weights are an encoder's, whose head reads other features than the new one.
+        InputMissing, BadInput, Unavailable: as `create`.
+    """
     source = parse_source(model)
     published = published_weights(source, options or {})
-    if published == source or is_whole(_read(published, weights) or {}):
-        return create(model, class_names, weights=weights, keep_head=True, options=options)
-    return create(str(published), class_names, weights=weights, keep_head=True)
+    if published == source or source.own is None or source.own.is_whole(_read(published, weights) or {}):
+        return model
+    if not source.own.reads_part:
+        raise UsageError(
+            f"--head-init transfer: the head in {weights} reads the {source.own.part}, that of {source} does not",
+            f"leave it out, or give weights of a whole {source}",
+        )
+    return str(published)
 
 
 def attach_probe(

@@ -25,7 +25,7 @@ class TrainSettings:
         loss: `soft-margin` or `bce` for sigmoid heads, `cross-entropy` for softmax heads; None picks by activation.
         optimizer: `sgd` or `adamw`.
         lr: of the backbone's weights.
-        head_lr_multiplier: factor for the head; a kept head learns like the backbone if set to 1.
+        head_lr_multiplier: factor for the head and a U-Net's decoder; a kept head learns like the backbone if set to 1.
         momentum: of SGD. psa's published code has 5e-4 here, see `psa`.
         weight_decay: on weights, not on biases and norms.
         bias_lr_multiplier: factor for biases; None: 2 for SGD, 1 for AdamW.

@@ -10,12 +10,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from xseg.classifier.config import Scalar
-from xseg.classifier.hybrid import FEATURES, PAPER_MODEL, PAPER_STEM, STRIDE, HybridShape, embedding, hybrid_vit
+from xseg.classifier.encoder import Preprocessing, require_timm
+from xseg.classifier.own import OWN_KINDS, OwnKind
 from xseg.device import torchvision_ready
 from xseg.errors import Unavailable, UsageError
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-HYBRID = "hybrid-vit"
 PERMITTED = "XSEG_FACTORIES"
 _OWN = {"xseg.classifier.alexnet:AlexNetBN"}  # factories that come with xseg, and need nobody's permission
 # A stored config must not reach a constructor's loading or downloading arguments, hence a list of what is allowed.
@@ -30,7 +29,7 @@ class Source:
     """A parsed `--model`.
 
     Args:
-        kind: `timm`, `torchvision`, `hybrid-vit` or `factory`.
+        kind: `timm`, `torchvision`, `factory`, or one of `OWN_KINDS`: `hybrid-vit`, `unet`.
         name: the model's name, or `package.module:factory`.
     """
 
@@ -40,31 +39,27 @@ class Source:
     def __str__(self) -> str:
         return f"{self.kind}:{self.name}" if self.kind in _OPTIONS else self.name
 
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """What a network's published weights expect: height and width in pixels, mean and std of RGB in [0, 1]."""
-
-    input_size: tuple[int, int] = (224, 224)
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
+    @property
+    def own(self) -> OwnKind | None:
+        """What is known of a network of xseg's own."""
+        return OWN_KINDS.get(self.kind)
 
 
 def parse_source(model: str) -> Source:
-    """Take `timm:NAME`, `NAME`, `torchvision:NAME`, `hybrid-vit` or `package.module:factory` apart.
+    """Take `timm:NAME`, `NAME`, `torchvision:NAME`, `hybrid-vit`, `unet` or `package.module:factory` apart.
 
     Raises:
         UsageError: none of these.
     """
-    if model == HYBRID:
-        return Source(HYBRID, HYBRID)
+    if model in OWN_KINDS:
+        return Source(model, model)
     prefix, colon, rest = model.partition(":")
     source = Source(prefix, rest) if prefix in _OPTIONS else Source("factory" if colon else "timm", model)
     pattern = r"[A-Za-z_][\w.]*:[A-Za-z_]\w*" if source.kind == "factory" else r"[\w.\-]+"
     if not re.fullmatch(pattern, source.name):
         raise UsageError(
             f"--model {model}: not a model's name",
-            f"timm:NAME, torchvision:NAME, {HYBRID} or package.module:factory",
+            f"timm:NAME, torchvision:NAME, {', '.join(OWN_KINDS)} or package.module:factory",
         )
     return source
 
@@ -73,14 +68,9 @@ def resolved_options(source: Source, options: dict[str, Scalar]) -> dict[str, Sc
     """The options a config records, which must rebuild the network whatever the defaults of a later version are.
 
     Raises:
-        UsageError: an option of the hybrid that is unknown or means nothing.
+        UsageError: an option of a network of xseg's own that is unknown or means nothing.
     """
-    return asdict(HybridShape.of(options)) if source.kind == HYBRID else options
-
-
-def own_layer(source: Source) -> str | None:
-    """Module path of the last feature map where watching a forward pass would not find it."""
-    return FEATURES if source.kind == HYBRID else None
+    return asdict(source.own.shape.of(options)) if source.own else options
 
 
 def construct(
@@ -107,8 +97,8 @@ def construct(
     if source.kind == "factory":
         return _from_factory(source, classes, output_stride, options, trusted)
     torchvision_ready()
-    if source.kind == HYBRID:
-        return hybrid_vit(HybridShape.of(options), classes, output_stride)
+    if source.own:
+        return source.own.make(source.own.shape.of(options), classes, output_stride)
     if source.kind == "timm":
         return _from_timm(source, classes, output_stride, options)
     return _from_torchvision(source, classes, output_stride, options)
@@ -117,11 +107,7 @@ def construct(
 def _from_timm(source: Source, classes: int, output_stride: int | None, options: dict[str, Any]) -> nn.Module:
     import timm
 
-    if not timm.is_model(source.name):
-        near = timm.list_models(f"*{source.name.split('.')[0]}*")[:5]
-        raise UsageError(
-            f"--model {source}: timm has no such model", f"did you mean {', '.join(near)}?" if near else ""
-        )
+    require_timm(source.name, f"--model {source}")
     stride: dict[str, Any] = {} if output_stride is None else {"output_stride": output_stride}
     arguments = {"pretrained": False, "num_classes": classes, **stride, **options}
     try:
@@ -189,15 +175,9 @@ def _from_factory(
 
 
 def preprocessing(source: Source, net: nn.Module) -> Preprocessing:
-    """Input size, mean and std that the published weights of `source` expect; ImageNet's for a factory.
-
-    A hybrid has its stem's mean and std, and the size that its position embeddings were made for.
-    """
-    if source.kind == HYBRID:
-        embed = embedding(net)
-        side = embed.grid_size[0] * STRIDE
-        published = getattr(embed.backbone, "pretrained_cfg", {"mean": (0.5,) * 3, "std": (0.5,) * 3})
-        return Preprocessing((side, side), tuple(published["mean"]), tuple(published["std"]))
+    """Input size, mean and std that the published weights of `source` expect; ImageNet's for a factory."""
+    if source.own:
+        return source.own.preprocessing(net)
     if source.kind == "timm":
         cfg: Any = net.pretrained_cfg
         return Preprocessing(tuple(cfg["input_size"][1:]), tuple(cfg["mean"]), tuple(cfg["std"]))
@@ -211,21 +191,19 @@ def preprocessing(source: Source, net: nn.Module) -> Preprocessing:
 
 
 def published_weights(source: Source, options: dict[str, Scalar]) -> Source:
-    """The model whose published weights `source` starts from: itself, but for a hybrid its stem."""
-    if source.kind != HYBRID:
-        return source
-    stem = HybridShape.of(options).stem
-    return Source("timm", PAPER_MODEL if stem == PAPER_STEM else stem)
+    """The model whose published weights `source` starts from: itself, but for xseg's own networks the part of them."""
+    name = source.own.published(source.own.shape.of(options)) if source.own else None
+    return Source("timm", name) if name else source
 
 
 def hub_state(source: Source) -> dict[str, Tensor]:
     """Download the published weights of a timm or torchvision model.
 
     Raises:
-        UsageError: a factory, or a model without published weights.
+        UsageError: a factory, or a network or model without published weights.
         Unavailable: the download failed.
     """
-    if source.kind == "factory":
+    if source.kind not in _OPTIONS:
         raise UsageError(f"--weights hub: {source} has no published weights", "give a file, or --weights none")
     torchvision_ready()
     hint = "with no network here, download the file elsewhere and give its path to --weights"

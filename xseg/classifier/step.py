@@ -10,7 +10,7 @@ import torch
 from xseg.artifacts.header import Header, Parent
 from xseg.artifacts.weights import read_weights
 from xseg.classifier.config import ClassifierConfig, Scalar
-from xseg.classifier.model import Classifier, attach_probe, build, create, create_former
+from xseg.classifier.model import Classifier, attach_probe, build, create, create_former, former_model
 from xseg.classifier.rotation import ROTATIONS, Accuracy
 from xseg.classifier.samples import permute_labels
 from xseg.classifier.settings import TrainSettings
@@ -32,8 +32,8 @@ class ModelOptions:
     """Which network, and from what weights.
 
     Attributes:
-        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit` or `package.module:factory`; None: that of the artifact in
-            `weights`.
+        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit`, `unet` or `package.module:factory`; None: that of the
+            artifact in `weights`.
         weights: a .safetensors or .pth file, `hub` or `none`; for a probe also a classifier artifact.
         keep_head: keep the weights' own classes.
         class_names: their names; None: ImageNet's.
@@ -172,6 +172,8 @@ def _network(dataset: Dataset, model: ModelOptions, run: _Run) -> tuple[Classifi
     elif model.model is None:
         raise UsageError("--model is missing", "give one, or with --probe a classifier artifact to --weights")
     else:
+        if model.head_init == "transfer":
+            former_model(model.model, model.weights, dict(model.options or {}))  # refuse before anything is made
         origin = weights_parent(model.weights)
         classifier = create(
             model.model,

@@ -203,7 +203,7 @@ def fit(
     with _frozen(classifier, settings):
         history = train(
             task,
-            make_optimizer(classifier.net, [classifier.config.head], settings.optim()),
+            make_optimizer(classifier.net, classifier.fresh, settings.optim()),
             settings.factor(steps),
             loop,
             device=device,

@@ -12,10 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from xseg.classifier.hybrid import head_in_tokens
+from xseg.classifier.hybrid import HybridShape, head_in_tokens
 from xseg.classifier.model import Classifier
 from xseg.classifier.samples import label_matrix, whole_images
-from xseg.classifier.sources import HYBRID
 from xseg.datasets.index import Dataset
 from xseg.device import halving
 from xseg.errors import Stopped
@@ -103,7 +102,7 @@ def transfer_head(
             progress(len(indices))
     old = former.head.get_parameter("weight").flatten(1)
     made = blended_head(old.cpu(), torch.from_numpy(found), torch.from_numpy(label_matrix(dataset).astype(np.int64)))
-    if classifier.config.model == HYBRID and former.config.model != HYBRID:
+    if classifier.config.model == HybridShape.kind != former.config.model:
         made = head_in_tokens(classifier.net, made)
     for name, parameter in classifier.head.named_parameters():
         parameter.copy_(made.view_as(parameter).to(parameter) if name == "weight" else torch.zeros_like(parameter))

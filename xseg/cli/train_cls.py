@@ -25,7 +25,7 @@ def train_cls(
     model: Annotated[
         str | None,
         typer.Option(
-            help="timm:NAME, torchvision:NAME, hybrid-vit, package.module:factory; unless an artifact has it."
+            help="timm:NAME, torchvision:NAME, hybrid-vit, unet, package.module:factory; unless an artifact has it."
         ),
     ] = None,
     init_only: Annotated[bool, typer.Option("--init-only", help="Wrap the model without training it.")] = False,
@@ -56,7 +56,9 @@ def train_cls(
     loss: Annotated[str | None, typer.Option(help="soft-margin, bce, or cross-entropy for softmax heads.")] = None,
     optimizer: Annotated[str | None, typer.Option(help="sgd or adamw; sgd.")] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate of the backbone; 0.01.")] = None,
-    head_lr_multiplier: Annotated[float | None, typer.Option(help="Factor for the head; 10.")] = None,
+    head_lr_multiplier: Annotated[
+        float | None, typer.Option(help="Factor for the head, a U-Net's decoder too; 10.")
+    ] = None,
     momentum: Annotated[float | None, typer.Option(help="Of SGD; 0.9, and 5e-4 as psa's code has in effect.")] = None,
     weight_decay: Annotated[float | None, typer.Option(help="On weights, not on biases and norms; 5e-4.")] = None,
     schedule: Annotated[str | None, typer.Option(help="poly or cosine; poly.")] = None,
@@ -91,6 +93,9 @@ def train_cls(
     Example: xseg train-cls VOC2012 --model hybrid-vit --set stem=resnet50 --set depth=2 --weights hub -o cls.h5
 
     Example: xseg train-cls VOC2012 --model hybrid-vit --set preset=paper-003 --preset paper-003 --weights hub -o cls.h5
+
+    Example: xseg train-cls VOC2012 --model unet --set encoder=resnet18 --set skips=false --weights hub -o ablated.h5
+
     Example: xseg train-cls PHOTOS --model timm:resnet18 --weights none --objective rotation --crop 224 -o ssl.h5
 
     Example: xseg train-cls VOC2012 --weights ssl.h5 --probe layer3 -o probe3.h5

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from xseg.classifier.model import Classifier
+from xseg.errors import UsageError
 from xseg.heatmaps.layers import LayerMaps, answer_by_gradient, evaluating
 from xseg.heatmaps.registry import Query, methods
 
@@ -121,17 +122,26 @@ class GradCamPlusPlus(_FeatureGradient):
 
     Args:
         relu: drop evidence against the class.
+        epsilon: in place of 1e-6. With 0, the paper's formula, a_c is 1 / (2 + S_c g_c). A mean over many places makes
+            g_c^2 far smaller than 1e-6 (1e-12 in a U-Net), and w_c then goes with the cube of the gradient.
     """
 
     relu: bool = True
+    epsilon: float = _SMALLEST
 
     summary: ClassVar[str] = "feature maps weighted by their positive gradients, more where several places count"
     source: ClassVar[str] = "Chattopadhyay et al. 2018, arXiv:1710.11063"
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.epsilon < float("inf"):
+            raise UsageError(f"--set epsilon={self.epsilon:g}: needs a number from 0, which is the paper's formula")
+
     def _weigh(self, gradient: Tensor, features: Tensor) -> Tensor:
         positive = gradient.relu()  # places without a positive gradient have no weight, whatever their a
         total = features.sum((2, 3), keepdim=True)
-        square = positive * positive
-        below = square * (2 + total * positive) + _SMALLEST
-        below = torch.where(below.abs() < _SMALLEST, _SMALLEST, below)
+        # without epsilon the squares cancel: they would vanish where gradients are small
+        square = positive * positive if self.epsilon else torch.ones_like(positive)
+        below = square * (2 + total * positive) + self.epsilon
+        least = self.epsilon or _SMALLEST
+        below = torch.where(below.abs() < least, least, below)
         return torch.einsum("pc,pchw->phw", (square * positive / below).sum((2, 3)), features)
