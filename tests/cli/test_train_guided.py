@@ -93,7 +93,7 @@ def test_a_new_network_is_guided_from_the_start(chain, run, tmp_path):
         ("--loss", "energy", "--heatmap", "input-x-gradient"),
         ("--loss", "rrr", "--heatmap", "grad-cam", "--every-class"),
         ("--loss", "l1", "--heatmap", "agf", "--no-background"),
-        ("--loss", "ppce", "--set", "composite=epsilon", "--classes-at-once", 0),
+        ("--loss", "ppce", "--set", "composite=epsilon", "--classes-at-once", 1),
         ("--normalise", "rms", "--temperature", 0.5, "--unknown", "background", "--mask-share", 0.3),
         ("--masks", 0),
         ("--preset", "paper-000", "--set", "composite=epsilon", "--classification-weight", 10),

@@ -13,8 +13,7 @@ from xseg.classifier.losses import label_loss
 from xseg.guided.losses import LOCALISATION, LOSSES
 from xseg.guided.settings import GuidedSettings
 from xseg.guided.task import GuidedTask
-from xseg.guided.terms import chosen_classes
-from xseg.guided.train import terms_of
+from xseg.guided.terms import chosen_classes, terms_of
 from xseg.heatmaps.registry import Query, methods
 from xseg.heatmaps.views import resize_maps
 

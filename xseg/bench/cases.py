@@ -11,6 +11,7 @@ from xseg.affinity.loss import affinities, affinity_loss, pair_affinity
 from xseg.affinity.pairs import half_offsets, pair_labels, windows
 from xseg.affinity.transition import transition
 from xseg.bench.explanations import explanation_cases
+from xseg.bench.guidance import guidance_cases
 from xseg.bench.measure import Case
 from xseg.bench.perturbations import perturbation_case
 from xseg.bench.scoring import scoring_cases
@@ -29,7 +30,11 @@ def cases(only: str = "") -> list[Case]:
     Raises:
         UsageError: no case has such a name.
     """
-    found = [case for case in [*_refinement_cases(), *scoring_cases(), *explanation_cases()] if only in case.name]
+    found = [
+        case
+        for case in [*_refinement_cases(), *scoring_cases(), *explanation_cases(), *guidance_cases()]
+        if only in case.name
+    ]
     if not found:
         names = "; ".join(case.name for case in cases())
         raise UsageError(f"--only {only}: no case has this in its name", f"part of one of: {names}")

@@ -20,6 +20,7 @@ class Case:
         tolerance: largest absolute difference at which the ratio counts.
         expected: what ours must equal, where the reference is only a unit of cost and computes something else.
         unit: that unit ("f+b": a forward and a backward pass); empty where the reference computes the same.
+        spent: what a way uses of something else than CPU time, in bytes; always the same, so it is taken once.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Case:
     tolerance: float
     expected: Callable[[], Tensor] | None = None
     unit: str = ""
+    spent: Callable[[Callable[[], Tensor]], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class Ratio:
         equal: whether that is within the case's tolerance; a ratio without it is worth nothing.
         unit: of the case.
         cost: our time in that unit, median over pairs; None without a unit.
+        megabytes: what ours holds, where memory is compared and not time.
     """
 
     name: str
@@ -55,6 +58,7 @@ class Ratio:
     equal: bool
     unit: str = ""
     cost: float | None = None
+    megabytes: float | None = None
 
 
 def measure(case: Case, pairs: int = 7) -> Ratio:
@@ -69,6 +73,8 @@ def measure(case: Case, pairs: int = 7) -> Ratio:
     case.reference()
     expected = (case.expected or case.reference)()
     difference = float((expected.double() - case.ours().double()).abs().max())
+    if case.spent is not None:
+        return _of_memory(case, case.spent, difference)
     ratios, times = [], []
     for pair in range(pairs):
         order = (case.reference, case.ours) if pair % 2 == 0 else (case.ours, case.reference)
@@ -85,6 +91,23 @@ def measure(case: Case, pairs: int = 7) -> Ratio:
         difference <= case.tolerance,
         case.unit,
         1 / statistics.median(ratios) if case.unit else None,
+    )
+
+
+def _of_memory(case: Case, spent: Callable[[Callable[[], Tensor]], float], difference: float) -> Ratio:
+    reference, ours = spent(case.reference), spent(case.ours)
+    ratio = reference / max(ours, 1.0)
+    return Ratio(
+        case.name,
+        ratio,
+        ratio,
+        ratio,
+        1e3 * _cpu_seconds(case.ours),
+        difference,
+        difference <= case.tolerance,
+        case.unit,
+        ours / max(reference, 1.0) if case.unit else None,
+        ours / 1e6,
     )
 
 

@@ -19,7 +19,8 @@ from xseg.guided.losses import SEGMENTATION
 from xseg.guided.masks import Regions, chosen_items, masks_parent
 from xseg.guided.network import guiding_method, prepared, with_heatmap
 from xseg.guided.settings import GuidedSettings
-from xseg.guided.train import Others, train_guided
+from xseg.guided.terms import Others
+from xseg.guided.train import train_guided
 from xseg.heatmaps.registry import Method
 from xseg.registry import parameters
 from xseg.runs.provenance import provenance
@@ -58,7 +59,7 @@ class GuidedInputs:
 
 
 def train(
-    inputs: GuidedInputs, settings: GuidedSettings, background: bool | None, runtime: Runtime, *, at_once: int = 1
+    inputs: GuidedInputs, settings: GuidedSettings, background: bool | None, runtime: Runtime, *, at_once: int = 0
 ) -> TrainResult | None:
     """Train with losses on heatmaps, and publish the classifier.
 

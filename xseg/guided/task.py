@@ -34,7 +34,7 @@ class GuidedTask:
         terms: Sequence[Term],
         *,
         classification_weight: float = 1.0,
-        at_once: int = 1,
+        at_once: int = 0,
     ) -> None:
         self._classifier, self._method, self.batches, self._terms = classifier, method, batches, terms
         self._classification_weight, self._at_once = classification_weight, at_once

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from xseg.classifier.model import Classifier
 from xseg.guided.losses import IGNORE, LOCALISATION, SEGMENTATION, Normalise, normalised, rrr, similarity
+from xseg.guided.settings import GuidedSettings
 from xseg.heatmaps.registry import Method, Query
 from xseg.heatmaps.views import resize_maps
 from xseg.training.loop import Batch
+
+Others = Sequence[tuple[Classifier, Method]]
 
 
 @dataclass(frozen=True)
@@ -153,7 +156,7 @@ class DiversityTerm:
 
     name: str
     weight: float
-    others: Sequence[tuple[Classifier, Method]]
+    others: Others
     one: bool = True
 
     def count(self, batch: Batch) -> float:
@@ -172,6 +175,19 @@ class DiversityTerm:
             asking = replace(query, target=logit_of(asked, other), images=query.images.detach())
             theirs.append(resize_maps(method(other.full, asking).detach(), size))
         return similarity(maps, torch.stack(theirs)).mean()
+
+
+def terms_of(settings: GuidedSettings, classes: int, regions: bool, others: Others) -> list[Term]:
+    """The terms that the settings ask for; regions only if there are some."""
+    name, weight, one = settings.loss, settings.weight, settings.one_class
+    own: Term
+    if settings.compares:
+        own = DiversityTerm(name, weight, others, one)
+    elif name in SEGMENTATION:
+        own = SegmentationTerm(name, weight, classes, settings.normalise, settings.temperature)
+    else:
+        own = LocalisationTerm(name, weight, one)
+    return [own, *([RegionTerm(settings.region_weight, one)] if regions else [])]
 
 
 def chosen_classes(present: Tensor, draw: Tensor, one: bool) -> Asked:

@@ -12,17 +12,14 @@ from xseg.classifier.validation import require_classes, validate
 from xseg.datasets.index import Dataset
 from xseg.errors import BadInput
 from xseg.guided.batches import GuidedBatches, MixedOrder
-from xseg.guided.losses import SEGMENTATION
 from xseg.guided.masks import Regions
 from xseg.guided.settings import GuidedSettings
 from xseg.guided.task import GuidedTask
-from xseg.guided.terms import DiversityTerm, LocalisationTerm, RegionTerm, SegmentationTerm, Term
+from xseg.guided.terms import Others, terms_of
 from xseg.heatmaps.registry import Method, methods
 from xseg.training.checkpoint import Checkpoint
 from xseg.training.loop import Progress
 from xseg.training.together import Together
-
-Others = Sequence[tuple[Classifier, Method]]
 
 
 def train_guided(
@@ -36,7 +33,7 @@ def train_guided(
     validation: Dataset | None = None,
     device: torch.device | None = None,
     workers: int = 0,
-    at_once: int = 1,
+    at_once: int = 0,
     checkpoint: Checkpoint | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     progress: Progress | None = None,
@@ -109,16 +106,3 @@ def _rest(dataset: Dataset, masked: Sequence[int]) -> list[int]:
 
 def _on(device: torch.device, against: Others) -> list[tuple[Classifier, Method]]:
     return [(other.to(device).eval(), method) for other, method in against]
-
-
-def terms_of(settings: GuidedSettings, classes: int, regions: bool, others: Others) -> list[Term]:
-    """The terms that the settings ask for; regions only if there are some."""
-    name, weight, one = settings.loss, settings.weight, settings.one_class
-    own: Term
-    if settings.compares:
-        own = DiversityTerm(name, weight, others, one)
-    elif name in SEGMENTATION:
-        own = SegmentationTerm(name, weight, classes, settings.normalise, settings.temperature)
-    else:
-        own = LocalisationTerm(name, weight, one)
-    return [own, *([RegionTerm(settings.region_weight, one)] if regions else [])]
