@@ -26,7 +26,7 @@ COUNT = 3
 def marked(image: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """The image (H,W,3) uint8 with a watermark, and where it is, (H,W) uint8 0 or 1: bright stripes in a corner."""
     height, width = image.shape[:2]
-    side = min(height, width) // 4
+    side = min(height, width) // 3
     row, column = int(rng.integers(2)) * (height - side), int(rng.integers(2)) * (width - side)
     image, region = image.copy(), np.zeros((height, width), np.uint8)
     stripes = np.where(np.arange(side) // 3 % 2, 250, 10).astype(np.uint8)

@@ -13,7 +13,7 @@ from xseg.guided.task import GuidedTask
 from xseg.guided.terms import terms_of
 from xseg.heatmaps.registry import methods
 
-NETWORK, CLASSES, SIDE, IMAGES = "tf_efficientnet_lite0", 20, 112, 2
+NETWORK, CLASSES, SIDE, IMAGES = "tf_efficientnet_lite0", 20, 64, 2
 HEATMAPS = (("lrp", "composite=epsilon-plus"), ("grad-cam",))
 _CLOSE = 1e-3  # of a gradient's largest value
 _UNIT = "classification step"
