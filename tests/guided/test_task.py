@@ -173,6 +173,20 @@ def test_training_mode_and_statistics_are_the_classifications_alone():
     assert int(classifier.net.norm.num_batches_tracked) == 1
 
 
+@pytest.mark.parametrize("at_once", [0, 1])
+def test_heatmaps_stay_in_single_precision_where_the_logits_do_not(at_once):
+    classifier, batch = residual(), some_batch()
+    task = task_of(classifier, LRP, at_once=at_once)
+    whole, exact = task.loss(batch, 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed, values = task.loss(batch, 0)
+    assert float(values["cross-entropy"]) == float(exact["cross-entropy"])
+    assert float(values["labels"]) != float(exact["labels"])
+    weight = classifier.net.stem.weight
+    for loss in (whole, mixed):
+        assert torch.autograd.grad(loss, weight)[0].dtype == torch.float32
+
+
 def test_padding_is_zero_for_maps_and_logits():
     classifier, batch = residual(), some_batch()
     batch["valid"][:] = torch.tensor([2, 3, 12, 14])
