@@ -29,7 +29,7 @@ def explain(
     Args:
         classifier: from `xseg.classifier.model.create` or `build`.
         images: (N, 3, H, W) float, normalised by `classifier.normalise`.
-        targets: class ids 1..C asked for, per image.
+        targets: class ids asked for, per image: 1..C, and 0 of a classifier with a logit for the background.
         method: a name listed by `xseg methods`.
         settings: its parameters as `KEY=VALUE`.
         seed: for methods that draw.
@@ -45,14 +45,15 @@ def explain(
     if len(targets) != sizes["N"]:
         raise ValueError(f"found targets of {len(targets)} images, needed {sizes['N']}")
     made = methods.create(method, settings)
-    require_served(made, classifier)
+    require_served(made, classifier.full)
     counts = [len(wanted) for wanted in targets]
     if not sum(counts):
         return [images.new_zeros(0, 1, 1) for _ in targets]
     image = torch.tensor([i for i, wanted in enumerate(targets) for _ in wanted], device=images.device)
-    target = torch.tensor([class_id - 1 for wanted in targets for class_id in wanted], device=images.device)
+    first = 0 if classifier.config.background else 1
+    target = torch.tensor([class_id - first for wanted in targets for class_id in wanted], device=images.device)
     ids = tuple(str(i) for i in range(sizes["N"]))
-    return list(made(classifier, Query(images, image, target, ids, seed)).split(counts))
+    return list(made(classifier.full, Query(images, image, target, ids, seed)).split(counts))
 
 
 def crf(probabilities: Tensor, image: Tensor, kernels: Kernels | None = None, backend: str = "auto") -> Tensor:

@@ -25,6 +25,12 @@ class Stage:
 
 STAGES = (
     Stage("train-cls", ("dataset",), "classifier", "Train a classifier from image-level labels."),
+    Stage(
+        "train-guided",
+        ("dataset", "classifier"),
+        "classifier",
+        "Train a classifier whose heatmaps are segmentations, from labels and few masks.",
+    ),
     Stage("explain", ("classifier", "dataset"), "heatmaps", "Explain a classifier: one heatmap per image and class."),
     Stage(
         "crf", ("heatmaps", "masks"), "pseudolabels", "Refine heatmaps by a dense CRF into confident labels or masks."

@@ -395,7 +395,9 @@ def small_disk(directory, size):
         subprocess.run(["umount", str(directory)], check=True)
 
 
-@pytest.mark.parametrize("name", ["train-cls", "explain", "crf", "affinity-train", "random-walk", "evaluate"])
+@pytest.mark.parametrize(
+    "name", ["train-cls", "explain", "crf", "affinity-train", "train-guided", "random-walk", "evaluate"]
+)
 def test_a_full_disk_leaves_nothing_under_the_final_name(chain, run, tmp_path, name):
     with small_disk(tmp_path / "disk", "64k") as disk:
         out = disk / "out.h5"
@@ -404,6 +406,7 @@ def test_a_full_disk_leaves_nothing_under_the_final_name(chain, run, tmp_path, n
             "explain": ("explain", chain.cls, chain.data, "--dtype", "float32"),
             "crf": ("crf", chain.cam, "--posteriors"),
             "affinity-train": ("affinity-train", chain.labels, chain.cls, "--epochs", 1, "--crop", 64, "--limit", 6),
+            "train-guided": ("train-guided", chain.data, *MODEL, *TRAIN, "--masks", 2, "--epochs", 1, "--limit", 6),
             "random-walk": ("random-walk", chain.cam, chain.affinity, "--log-steps", 3, "--dtype", "float32"),
             "evaluate": ("evaluate", chain.masks, "--dataset", chain.data),
         }[name]
@@ -482,7 +485,9 @@ def test_a_full_disk_behind_standard_output_is_told(chain, run):
     assert done.stderr.startswith("error: ")
 
 
-@pytest.mark.parametrize("name", ["train-cls", "explain", "crf", "affinity-train", "random-walk", "evaluate"])
+@pytest.mark.parametrize(
+    "name", ["train-cls", "explain", "crf", "affinity-train", "train-guided", "random-walk", "evaluate"]
+)
 @pytest.mark.parametrize("place", ["nowhere", "directory", "file", "readonly"])
 def test_an_output_that_cannot_be_created_is_told_before_the_work(chain, run, tmp_path, name, place):
     (tmp_path / "directory").mkdir()
@@ -498,6 +503,7 @@ def test_an_output_that_cannot_be_created_is_told_before_the_work(chain, run, tm
         "explain": ("explain", chain.cls, chain.data),
         "crf": ("crf", chain.cam),
         "affinity-train": ("affinity-train", chain.labels, chain.cls),
+        "train-guided": ("train-guided", chain.data, chain.cls, "--masks", 2),
         "random-walk": ("random-walk", chain.cam, chain.affinity),
         "evaluate": ("evaluate", chain.masks, "--dataset", chain.data),
     }[name]

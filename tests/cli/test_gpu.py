@@ -115,6 +115,13 @@ def test_affinity_train_gives_the_weights_of_the_cpu_after_some_steps(chain, run
 
 
 @pytest.mark.gpu
+def test_train_guided_gives_the_weights_of_the_cpu_after_some_steps(chain, run, tmp_path):
+    command = ("train-guided", chain.data, *MODEL, *TRAIN, "--masks", 8, "--epochs", 1, "--lr", 1e-4, "--freeze-bn",
+               "--optimizer", "sgd")  # fmt: skip
+    assert_same_weights(on("cpu", run, tmp_path, *command), on("cuda", run, tmp_path, *command))
+
+
+@pytest.mark.gpu
 def test_evaluate_scores_what_an_accelerator_made_as_what_the_cpu_made(chain, run, tmp_path):
     made = [on(device, run, tmp_path, "random-walk", chain.cam, chain.affinity) for device in ("cpu", "cuda")]
     scores = [run("evaluate", one, "--dataset", chain.data, "--json").json for one in made]
@@ -122,10 +129,11 @@ def test_evaluate_scores_what_an_accelerator_made_as_what_the_cpu_made(chain, ru
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["train-cls", "explain"])
+@pytest.mark.parametrize("name", ["train-cls", "train-guided", "explain"])
 def test_mixed_precision_runs_and_is_another_run(chain, run, tmp_path, name):
     command = {
         "train-cls": ("train-cls", chain.data, *MODEL, *TRAIN, "--epochs", 1, "--limit", 6),
+        "train-guided": ("train-guided", chain.data, *MODEL, *TRAIN, "--masks", 3, "--epochs", 1, "--limit", 6),
         "explain": ("explain", chain.cls, chain.data),
     }[name]
     for amp in ("--amp", "--no-amp"):

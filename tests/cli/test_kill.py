@@ -37,6 +37,7 @@ def trainers(chain):
         "affinity-train": ("affinity-train", chain.labels, chain.cls, "--limit", 12, "--epochs", 3, "--crop", 64,
                            "--batch-size", 6),
         "train-seg": ("train-seg", chain.masks, *SEGMENTER, "--average", 0.9, "--limit", 12, "--epochs", 3),
+        "train-guided": ("train-guided", chain.data, *MODEL, *TRAIN, "--masks", 5, "--limit", 12, "--epochs", 3),
     }  # fmt: skip
 
 
@@ -77,7 +78,7 @@ def test_a_per_image_command_killed_again_and_again_ends_with_the_uninterrupted_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["train-cls", "affinity-train", "train-seg"])
+@pytest.mark.parametrize("name", ["train-cls", "affinity-train", "train-seg", "train-guided"])
 def test_a_training_killed_again_and_again_ends_with_the_uninterrupted_weights(chain, run, tmp_path, name):
     command = trainers(chain)[name]
     out, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
@@ -158,7 +159,7 @@ def test_a_stopped_command_keeps_what_is_finished_and_says_so(chain, run, tmp_pa
     assert not (tmp_path / "out.h5.parts").exists()
 
 
-@pytest.mark.parametrize("name", ["train-cls", "affinity-train", "train-seg"])
+@pytest.mark.parametrize("name", ["train-cls", "affinity-train", "train-seg", "train-guided"])
 def test_a_stopped_training_saves_and_continues(chain, run, tmp_path, name):
     out, command = tmp_path / "out.h5", (*trainers(chain)[name][:-1], 6)
     process = run.start(*command, "--epochs", 60, "-o", out, settings={"xseg.training.output:SECONDS": 0.0})
@@ -172,7 +173,7 @@ def test_a_stopped_training_saves_and_continues(chain, run, tmp_path, name):
     assert "belongs to another run" in other.stderr
 
 
-@pytest.mark.parametrize("name", ["train-cls", "affinity-train"])
+@pytest.mark.parametrize("name", ["train-cls", "affinity-train", "train-guided"])
 def test_ctrl_c_in_a_training_ends_with_130(chain, run, tmp_path, name):
     out, command = tmp_path / "out.h5", trainers(chain)[name]
     process = run.start(*command, "--epochs", 60, "-o", out, settings={"xseg.training.output:SECONDS": 0.0})

@@ -56,9 +56,10 @@ def test_two_processes_learn_what_one_learns_and_one_of_them_speaks(chain, run, 
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
 
 
-def test_two_processes_learn_the_affinity_that_one_learns(chain, run, tmp_path):
+@pytest.mark.parametrize(("name", "more"), [("affinity-train", ()), ("train-guided", ("--freeze-bn",))])
+def test_two_processes_learn_the_affinity_or_the_heatmaps_that_one_learns(chain, run, tmp_path, name, more):
     one, two = tmp_path / "one.h5", tmp_path / "two.h5"
-    command = trainers(chain)["affinity-train"]
+    command = (*trainers(chain)[name], *more)
     run(*command, "-o", one)
     for process in start(run, (*command, "-o", two)):
         process.wait().expect(0)
@@ -80,7 +81,7 @@ def test_two_processes_learn_the_segmenter_that_one_learns_and_score_it_alike(ch
     assert first.json["validation_images"] == alone["validation_images"] == 6
 
 
-@pytest.mark.parametrize("name", ["train-cls", "affinity-train"])
+@pytest.mark.parametrize("name", ["train-cls", "affinity-train", "train-guided"])
 def test_the_weights_do_not_depend_on_the_launcher(chain, run, tmp_path, name):
     outs = [tmp_path / f"{launcher.__name__}.h5" for launcher in (torchrun, srun)]
     for launcher, out in zip((torchrun, srun), outs, strict=True):
@@ -89,7 +90,7 @@ def test_the_weights_do_not_depend_on_the_launcher(chain, run, tmp_path, name):
     assert content(outs[0]) == content(outs[1])
 
 
-@pytest.mark.parametrize("name", ["train-cls", "affinity-train"])
+@pytest.mark.parametrize("name", ["train-cls", "affinity-train", "train-guided"])
 def test_a_signal_to_one_process_stops_all_and_the_next_run_continues(chain, run, tmp_path, name):
     out, whole = tmp_path / "out.h5", tmp_path / "whole.h5"
     command = (*trainers(chain)[name][:-1], 6, "--epochs", 12)

@@ -253,3 +253,55 @@ def test_mixed_precision_learns_and_resumes_on_a_gpu(tmp_path):
     train(resumed, optimizer, lambda s: 1.0, settings, **options)
     for a, b in zip(whole.module.state_dict().values(), resumed.module.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+class Exploding(Regression):
+    """Its loss is finite at the steps `bad`, and its gradient is not."""
+
+    def __init__(self, bad):
+        super().__init__()
+        self.bad = bad
+
+    def loss(self, batch, step, total=None):
+        loss, values = super().loss(batch, step, total)
+        if step in self.bad:
+            weight = self.module[0].weight
+            loss = loss + (weight - weight.detach()).square().sum().sqrt()  # 0, with a slope of 0/0
+        return loss, values
+
+
+def run_with_skips(task, skips, checkpoint=None, **options):
+    optimizer = make_optimizer(task.module, ["3"], OptimSettings(lr=0.05))
+    settings = LoopSettings(STEPS, seed=5, report_every=STEPS, clip=1.0, skips=skips)
+    return train(
+        task, optimizer, lambda step: poly(step, STEPS), settings, device=CPU, checkpoint=checkpoint, **options
+    )
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():
+    task, before = Exploding(range(4, 7)), {}
+
+    def note(done, total, values):
+        before[done] = [p.detach().clone() for p in task.module.parameters()]
+
+    history = run_with_skips(task, 3, progress=note)
+    assert history[-1]["skipped"] == pytest.approx(3 / STEPS)
+    for done in range(1, STEPS + 1):
+        same_weights = all(torch.equal(a, b) for a, b in zip(before[done], before[done - 1], strict=True))
+        assert same_weights == (done - 1 in task.bad)
+
+
+def test_too_many_such_steps_in_a_row_end_the_run_by_name():
+    with pytest.raises(UsageError, match=r"diverged at step 7: the gradients of 4 steps in a row are not finite"):
+        run_with_skips(Exploding(range(4, 8)), 3)
+    run_with_skips(Exploding([1, 2, 3, 5, 6, 7]), 3)
+
+
+def test_a_run_of_such_steps_is_counted_on_over_an_interruption(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "out", "run", seconds=1e9)
+    checkpoint.claim()
+    asked = iter(range(100))
+    with pytest.raises(Stopped):
+        run_with_skips(Exploding(range(4, 8)), 3, checkpoint, should_stop=lambda: next(asked) == 6)
+    with pytest.raises(UsageError, match="4 steps in a row"):
+        run_with_skips(Exploding(range(4, 8)), 3, checkpoint)

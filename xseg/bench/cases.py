@@ -2,6 +2,7 @@
 
 from xseg.bench.explanations import explanation_cases
 from xseg.bench.files import file_cases
+from xseg.bench.guidance import guidance_cases
 from xseg.bench.measure import Case
 from xseg.bench.perturbations import perturbation_case
 from xseg.bench.refinement import refinement_cases
@@ -18,7 +19,14 @@ def cases(only: str = "") -> list[Case]:
     Raises:
         UsageError: no case has such a name.
     """
-    every = [*refinement_cases(), perturbation_case(), *file_cases(), *scoring_cases(), *explanation_cases()]
+    every = [
+        *refinement_cases(),
+        perturbation_case(),
+        *file_cases(),
+        *scoring_cases(),
+        *explanation_cases(),
+        *guidance_cases(),
+    ]
     found = [case for case in every if only in case.name]
     if not found:
         names = "; ".join(case.name for case in every)

@@ -21,6 +21,7 @@ class Case:
         expected: what ours must equal, where the reference is only a unit of cost and computes something else.
         unit: that unit ("f+b": a forward and a backward pass); empty where the reference computes the same.
         compared: what of our result is compared, untimed, as what can be read back from a file; None: all of it.
+        spent: what a way uses of something else than CPU time, in bytes; always the same, so it is taken once.
     """
 
     name: str
@@ -30,6 +31,7 @@ class Case:
     expected: Callable[[], Tensor] | None = None
     unit: str = ""
     compared: Callable[[Tensor], Tensor] | None = None
+    spent: Callable[[Callable[[], Tensor]], float] | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Ratio:
         equal: whether that is within the case's tolerance; a ratio without it is worth nothing.
         unit: of the case.
         cost: our time in that unit, median over pairs; None without a unit.
+        megabytes: what ours holds, where memory is compared and not time.
     """
 
     name: str
@@ -57,6 +60,7 @@ class Ratio:
     equal: bool
     unit: str = ""
     cost: float | None = None
+    megabytes: float | None = None
 
 
 def measure(case: Case, pairs: int = 7) -> Ratio:
@@ -72,6 +76,8 @@ def measure(case: Case, pairs: int = 7) -> Ratio:
     expected = (case.expected or case.reference)()
     found = case.ours() if case.compared is None else case.compared(case.ours())
     difference = float((expected.double() - found.double()).abs().max())
+    if case.spent is not None:
+        return _of_memory(case, case.spent, difference)
     ratios, times = [], []
     for pair in range(pairs):
         order = (case.reference, case.ours) if pair % 2 == 0 else (case.ours, case.reference)
@@ -88,6 +94,23 @@ def measure(case: Case, pairs: int = 7) -> Ratio:
         difference <= case.tolerance,
         case.unit,
         1 / statistics.median(ratios) if case.unit else None,
+    )
+
+
+def _of_memory(case: Case, spent: Callable[[Callable[[], Tensor]], float], difference: float) -> Ratio:
+    reference, ours = spent(case.reference), spent(case.ours)
+    ratio = reference / max(ours, 1.0)
+    return Ratio(
+        case.name,
+        ratio,
+        ratio,
+        ratio,
+        1e3 * _cpu_seconds(case.ours),
+        difference,
+        difference <= case.tolerance,
+        case.unit,
+        ours / max(reference, 1.0) if case.unit else None,
+        ours / 1e6,
     )
 
 

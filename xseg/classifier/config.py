@@ -26,6 +26,8 @@ class ClassifierConfig:
         layer: module path of the last spatial feature map before global pooling.
         head: module path of the linear layer (or 1x1 convolution) that makes the logits.
         options: keyword arguments of the constructor, JSON scalars; of a hybrid or U-Net all that it has.
+        background: the network has one more logit, the first, for the background.
+        heatmap: the explanation method whose maps were trained to be segmentations, and its settings as `KEY=VALUE`.
     """
 
     model: str
@@ -39,10 +41,21 @@ class ClassifierConfig:
     layer: str = ""
     head: str = ""
     options: dict[str, Scalar] = field(default_factory=dict)
+    background: bool = False
+    heatmap: tuple[str, ...] = ()
+
+    @property
+    def logits(self) -> int:
+        """Number of logits of the network."""
+        return len(self.classes) + self.background
 
     def to_json(self) -> str:
         """Canonical JSON (sorted keys, no spaces)."""
-        return json.dumps(asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+        values = asdict(self)
+        for name in _GUIDED:
+            if not values[name]:
+                del values[name]  # a classifier without stays what it was
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
     @classmethod
     def from_json(cls, text: str) -> "ClassifierConfig":
@@ -56,14 +69,18 @@ class ClassifierConfig:
         except ValueError as error:
             raise BadInput(f"classifier config is not JSON ({error})") from error
         names = {f.name for f in fields(cls)}
-        if not isinstance(values, dict) or set(values) != names:
+        if not isinstance(values, dict) or not names - _GUIDED <= set(values) <= names:
             found = sorted(values) if isinstance(values, dict) else type(values).__name__
-            raise BadInput(f"classifier config has {found}, needed {sorted(names)}")
+            raise BadInput(f"classifier config has {found}, needed {sorted(names - _GUIDED)}")
         for name, check in _CHECKS.items():
-            if not check(values[name]):
+            if name in values and not check(values[name]):
                 raise BadInput(f"classifier config: {name} is {values[name]!r}, which it cannot be")
         arguments: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         return cls(**arguments)
+
+
+#: What only classifiers of `train-guided` have.
+_GUIDED = {"background", "heatmap"}
 
 
 def _is_text(value: Any) -> bool:  # noqa: ANN401 - parsed JSON
@@ -94,4 +111,6 @@ _CHECKS = {
     "layer": _is_text,
     "head": _is_text,
     "options": lambda v: isinstance(v, dict) and all(isinstance(x, Scalar) for x in v.values()),
+    "background": lambda v: isinstance(v, bool),
+    "heatmap": lambda v: _is_list(v, _is_text),
 }

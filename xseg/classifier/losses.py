@@ -29,7 +29,7 @@ def label_loss(logits: Tensor, labels: Tensor, kind: Loss = "soft-margin", smoot
         A scalar; 0 if nothing is known.
     """
     check_shapes(logits=(logits, "N C"), labels=(labels, "N C"))
-    logits = logits.float()
+    logits = logits if logits.dtype == torch.float64 else logits.float()
     if kind == "cross-entropy":
         target = torch.where((labels == 1).any(1), (labels == 1).long().argmax(1), -100)
         total = functional.cross_entropy(logits, target, ignore_index=-100, reduction="sum", label_smoothing=smoothing)

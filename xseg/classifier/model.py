@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -27,6 +28,8 @@ from xseg.classifier.weights import load_into, read_weights
 from xseg.errors import BadInput, UsageError
 from xseg.seeding import key_seed
 
+BACKGROUND = "background"
+
 
 class Classifier(nn.Module):
     """A network with its config.
@@ -42,7 +45,7 @@ class Classifier(nn.Module):
         self.net = net
 
     def forward(self, images: Tensor) -> Tensor:
-        """Logits (N,C) of normalised images (N,3,H,W).
+        """Logits (N,C) of normalised images (N,3,H,W); a logit of the background is left out.
 
         Raises:
             ValueError: the network returned another shape.
@@ -50,10 +53,22 @@ class Classifier(nn.Module):
         logits = self.net(images)
         if logits.ndim == 4 and logits.shape[2:] == (1, 1):
             logits = logits.flatten(1)
-        needed = (len(images), len(self.config.classes))
+        needed = (len(images), self.config.logits)
         if logits.shape != needed:
             raise ValueError(f"logits have shape {tuple(logits.shape)}, needed {needed} = (N, C)")
-        return logits
+        return logits[:, 1:] if self.config.background else logits
+
+    @cached_property
+    def full(self) -> "Classifier":
+        """The same network with the background, if it has a logit for it, as its first class among the others.
+
+        Explanation methods are asked about this one, so that the background is a class like any other to them. A class
+        id k belongs to its logit k - 1 + `config.background`.
+        """
+        config = self.config
+        if not config.background:
+            return self
+        return Classifier(replace(config, classes=(BACKGROUND, *config.classes), background=False), self.net)
 
     def normalise(self, images: Tensor) -> Tensor:
         """RGB (N,3,H,W), uint8 or float in [0, 1], as the float32 input of the network: (x - mean) / std."""
@@ -103,7 +118,7 @@ def build(config: ClassifierConfig) -> Classifier:
     model, layer = probed(config.model)
     net = _construct(parse_source(model), config, trusted=False)
     if layer is not None:
-        net = LinearProbe(net, layer, len(config.classes), config.input_size)
+        net = LinearProbe(net, layer, config.logits, config.input_size)
     classifier = Classifier(config, net)
     for path in (config.layer, config.head):
         try:
@@ -128,6 +143,7 @@ def create(
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
     options: dict[str, Scalar] | None = None,
+    background: bool = False,
     seed: int = 0,
 ) -> Classifier:
     """A classifier for new classes, or with the weights' own classes.
@@ -148,6 +164,7 @@ def create(
         mean: per channel for RGB in [0, 1].
         std: per channel for RGB in [0, 1].
         options: keyword arguments for the constructor; see `HybridShape` and `UNetShape`.
+        background: one more logit for the background, the first; for a new head.
         seed: of the random weights.
 
     Raises:
@@ -168,6 +185,7 @@ def create(
         output_stride=output_stride,
         head_bias=head_bias,
         options=resolved_options(source, options or {}),
+        background=background,
     )
     net = _construct(source, config, trusted=True, seed=seed)
     given = preprocessing(source, net)
@@ -292,7 +310,7 @@ def _construct(source: Source, config: ClassifierConfig, *, trusted: bool, seed:
         torch.manual_seed(key_seed(seed, "model"))
         return construct(
             source,
-            len(config.classes),
+            config.logits,
             output_stride=config.output_stride,
             options=config.options,
             trusted=trusted,
@@ -306,8 +324,8 @@ def _probed(config: ClassifierConfig, net: nn.Module, layer: str | None) -> Clas
                 f"--model {config.model}: takes sides divisible by {step}, not {side}", f"use {nearest(side, step)}"
             )
     calls, logits = trace(net, config.input_size)
-    if logits != len(config.classes):
-        raise UsageError(f"--model {config.model}: {logits} logits for {len(config.classes)} classes")
+    if logits != config.logits:
+        raise UsageError(f"--model {config.model}: {logits} logits for {config.logits} classes")
     head = find_head(calls, logits)
     last = find_layer(net, calls, head, config.input_size) if layer is None else None
     if last is None:

@@ -24,7 +24,7 @@ from xseg.errors import BadInput, UsageError
 from xseg.training.checkpoint import Checkpoint
 from xseg.training.frozen import frozen
 from xseg.training.interpolate import interpolate
-from xseg.training.loop import Batch, LoopSettings, Progress, Terms, train
+from xseg.training.loop import Batch, LoopSettings, Progress, Task, Terms, train
 from xseg.training.optim import make_optimizer
 from xseg.training.order import SampleOrder, balanced_weights
 from xseg.training.schedule import step_count
@@ -134,20 +134,71 @@ def train_classifier(
         weights = balanced_weights(labels, settings.balance) if settings.balance else None
     order = SampleOrder(len(dataset), settings.seed, weights, group.part_of(settings.batch_size))
     steps = step_count(settings.epochs, len(dataset), settings.batch_size)
-    classifier.to(device).lay_out(classifier.layout)
     batches = TrainingBatches(
         dataset, order, settings.augmentation(), batch_size=settings.batch_size, seed=settings.seed, workers=workers
     )
+    task: Task = (
+        RotationTask(classifier, batches, settings.label_smoothing)
+        if objective == "rotation"
+        else ClassifierTask(classifier, batches, loss, settings.label_smoothing)
+    )
+    history = fit(
+        task, classifier, settings, steps, device=device, checkpoint=checkpoint, should_stop=should_stop,
+        progress=progress, group=group,
+    )  # fmt: skip
+    measured: Validation | Accuracy | None = None
+    if validation is not None:
+        measured = (validate_rotations if objective == "rotation" else validate)(
+            validation, classifier, device=device, workers=workers, batch_size=settings.batch_size,
+            long_side=settings.validation_size or None, should_stop=should_stop, group=group,
+        )  # fmt: skip
+    return TrainResult(history, measured, steps, time.monotonic() - started, classifier.config.classes)
+
+
+def fit(
+    task: Task,
+    classifier: Classifier,
+    settings: TrainSettings,
+    steps: int,
+    *,
+    device: torch.device,
+    checkpoint: Checkpoint | None,
+    should_stop: Callable[[], bool],
+    progress: Progress | None,
+    group: Together,
+    skips: int = 0,
+) -> list[dict[str, float]]:
+    """Bring `classifier` to `device` and train it by a task whose module is its network; it ends in eval mode.
+
+    Args:
+        task: what it learns.
+        classifier: what learns.
+        settings: numbers.
+        steps: how many.
+        device: where.
+        checkpoint: as in `train_classifier`, and so are `should_stop`, `progress` and `group`.
+        should_stop: polled.
+        progress: told.
+        group: the processes.
+        skips: as in `LoopSettings`.
+
+    Returns:
+        The loop's history.
+    """
+    classifier.to(device).lay_out(classifier.layout)
     loop = LoopSettings(
-        steps, settings.seed, settings.amp, settings.clip, report_every=max(1, round(steps / settings.epochs))
+        steps,
+        settings.seed,
+        settings.amp,
+        settings.clip,
+        report_every=max(1, round(steps / settings.epochs)),
+        skips=skips,
     )
     # Before a checkpoint is continued: a network is always made from the weights that its run names.
     start = {name: tensor.clone() for name, tensor in classifier.net.state_dict().items()}
     with _frozen(classifier, settings):
         history = train(
-            RotationTask(classifier, batches, settings.label_smoothing)
-            if objective == "rotation"
-            else ClassifierTask(classifier, batches, loss, settings.label_smoothing),
+            task,
             make_optimizer(classifier.net, classifier.fresh, settings.optim()),
             settings.factor(steps),
             loop,
@@ -160,13 +211,7 @@ def train_classifier(
     if settings.interpolate < 1:
         classifier.net.load_state_dict(interpolate(start, classifier.net.state_dict(), settings.interpolate))
     classifier.eval().lay_out(torch.contiguous_format)
-    measured: Validation | Accuracy | None = None
-    if validation is not None:
-        measured = (validate_rotations if objective == "rotation" else validate)(
-            validation, classifier, device=device, workers=workers, batch_size=settings.batch_size,
-            long_side=settings.validation_size or None, should_stop=should_stop, group=group,
-        )  # fmt: skip
-    return TrainResult(history, measured, steps, time.monotonic() - started, classifier.config.classes)
+    return history
 
 
 def require_crop(classifier: Classifier, crop: int) -> None:

@@ -2,6 +2,7 @@
 
 from xseg.cli import (  # noqa: F401, I001 - each registers its commands, in the order of the chain
     train_cls,
+    train_guided,
     explain,
     crf,
     affinity_train,

@@ -43,4 +43,5 @@ def _text(one: "Ratio") -> str:
         verdict = f"{one.ratio:6.2f}x [{one.low:.2f} .. {one.high:.2f}]"
     else:
         verdict = f"{one.cost:6.2f} {one.unit} [{1 / one.high:.2f} .. {1 / one.low:.2f}]"
-    return f"{verdict:30} {one.milliseconds:8.1f} ms  dev {one.difference:.1e}  {one.name}"
+    amount = f"{one.milliseconds:8.1f} ms" if one.megabytes is None else f"{one.megabytes:8.1f} MB"
+    return f"{verdict:30} {amount}  dev {one.difference:.1e}  {one.name}"

@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,6 +13,7 @@ from xseg.cli.options import numbers
 from xseg.errors import InputMissing, Status, UsageError
 
 if TYPE_CHECKING:
+    from xseg.classifier.train import TrainResult
     from xseg.datasets.index import Dataset
     from xseg.heatmaps.views import MapSize
 
@@ -135,6 +136,28 @@ def report_network(context: Context) -> None:
     path = context.runtime.path
     if context.runtime.rank.first:
         context.stdout.line(json.dumps(artifact_facts(path)) if context.json else str(path))
+
+
+def report_training(context: Context, result: "TrainResult | None") -> None:
+    """Print the path of a trained classifier and what was measured of it (or JSON); None: it was there already."""
+    from xseg.classifier.step import summary
+
+    if not context.runtime.rank.first:
+        return
+    path = context.runtime.path
+    facts: dict[str, Any] = summary(result) if result else {}
+    if context.json:
+        context.stdout.line(json.dumps({**artifact_facts(path), **facts}))
+        return
+    for name, value in facts.get("ap", {}).items():
+        context.runtime.reporter.note(f"  {name:20} AP {'-' if value is None else format(value, '.3f')}")
+    for name, value in facts.get("accuracies", {}).items():
+        context.runtime.reporter.note(f"  {name:20} {value:.3f}")
+    if "accuracy" in facts:
+        context.runtime.reporter.note(f"  accuracy {facts['accuracy']:.3f}")
+    if facts.get("map") is not None:
+        context.runtime.reporter.note(f"  mAP {facts['map']:.3f}")
+    context.stdout.line(str(path))
 
 
 @contextmanager

@@ -140,7 +140,7 @@ def _job(line: str) -> Job:
         merge_options=tuple(option for key, option in MERGE_TOO.items() if values.get(key)),
         shards="shard" in values,
         accelerated="device" in values,
-        trains=name in {"train-cls", "affinity-train", "train-seg"},
+        trains=name in {"train-cls", "train-guided", "affinity-train", "train-seg"},
     )
 
 

@@ -1,9 +1,8 @@
 """`xseg train-cls`."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +10,6 @@ from xseg.cli.command import Context, command
 from xseg.cli.data import DatasetIn, FormatOpt, TrainSplitOpt
 from xseg.cli.options import TRAINING, require_one_of
 from xseg.errors import UsageError
-
-if TYPE_CHECKING:
-    from xseg.classifier.train import TrainResult
 
 MODEL, LEARN, AUGMENT = "Model", "Learning", "Images"
 
@@ -109,7 +105,7 @@ def train_cls(
     """
     from xseg.classifier.settings import PRESETS
     from xseg.classifier.step import ModelOptions, train
-    from xseg.cli.data import names_in, options_of, trainer_data
+    from xseg.cli.data import names_in, options_of, report_training, trainer_data
 
     _refuse_combinations(keep_head, init_only, permute_labels)
     require_one_of("--preset", preset, *PRESETS)
@@ -165,7 +161,8 @@ def train_cls(
         settings = replace(PRESETS[preset](), **chosen)
     held_out = trainer_data(dataset, format_, val_split, context) if val_split else None
     tasks = {"random_labels": permute_labels, "objective": objective}
-    _tell(context, train(data, network, settings, held_out, context.runtime, **tasks))  # type: ignore[arg-type]
+    result = train(data, network, settings, held_out, context.runtime, **tasks)  # type: ignore[arg-type]
+    report_training(context, result)
 
 
 def _refuse_combinations(keep_head: bool, init_only: bool, permute_labels: bool) -> None:
@@ -197,25 +194,3 @@ def _refuse_head(head_init: str, probe: str | None, layer: str | None, keep_head
             f"--probe {probe}: the head is new, and heatmaps look at the probed layer",
             "leave --keep-head, --layer and --head-init out",
         )
-
-
-def _tell(context: Context, result: "TrainResult | None") -> None:
-    from xseg.classifier.step import summary
-    from xseg.cli.data import artifact_facts
-
-    if not context.runtime.rank.first:
-        return
-    path = context.runtime.path
-    facts: dict[str, Any] = summary(result) if result else {}
-    if context.json:
-        context.stdout.line(json.dumps({**artifact_facts(path), **facts}))
-        return
-    for name, value in facts.get("ap", {}).items():
-        context.runtime.reporter.note(f"  {name:20} AP {'-' if value is None else format(value, '.3f')}")
-    for name, value in facts.get("accuracies", {}).items():
-        context.runtime.reporter.note(f"  {name:20} {value:.3f}")
-    if "accuracy" in facts:
-        context.runtime.reporter.note(f"  accuracy {facts['accuracy']:.3f}")
-    if facts.get("map") is not None:
-        context.runtime.reporter.note(f"  mAP {facts['map']:.3f}")
-    context.stdout.line(str(path))

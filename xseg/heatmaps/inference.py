@@ -21,7 +21,7 @@ class HeatmapSet:
 
     Args:
         maps: (K,h,w) float32, raw, not normalised.
-        class_id: (K,) int32, 1..C, as asked for.
+        class_id: (K,) int32, as asked for: 1..C, 0 for the background.
     """
 
     maps: np.ndarray
@@ -54,7 +54,7 @@ def explain_images(
         classifier: on the device where the work is to be done; any mode, left as it was.
         method: the explanation method.
         images: (H,W,3) uint8 each.
-        targets: class ids 1..C asked for, per image.
+        targets: class ids asked for, per image: 1..C, and 0 of a classifier with a logit for the background.
         ids: image ids, the key of random draws.
         scales: as in `Views`, and so are `flip`, `size`, `map_size`.
         flip: also look at the mirrored image.
@@ -80,14 +80,15 @@ def explain_images(
     if method.needs_model:
         views = views_for(classifier, views)
     maps_of: dict[int, Tensor] = {}
+    first = 0 if classifier.config.background else 1
 
     def explain(chosen: Sequence[int]) -> list[Tensor]:
-        pairs = [(position, class_id - 1) for position, i in enumerate(chosen) for class_id in targets[i]]
+        pairs = [(position, class_id - first) for position, i in enumerate(chosen) for class_id in targets[i]]
         image, target = torch.tensor(pairs, device=device).unbind(1)
         pixels = stack([images[i] for i in chosen]).to(device)
         query = Query(pixels, image, target, tuple(ids[i] for i in chosen), seed, layer)
         with autocast(device, amp):
-            maps = _summed_views(classifier, method, query, views)
+            maps = _summed_views(classifier.full, method, query, views)
         return list(maps.cpu().split([len(targets[i]) for i in chosen]))
 
     with evaluating(classifier):
@@ -127,7 +128,7 @@ def _check_targets(
 ) -> None:
     if not len(images) == len(targets) == len(ids):
         raise ValueError(f"found {len(images)} images, {len(targets)} targets, {len(ids)} ids, needed equal numbers")
-    count = len(classifier.config.classes)
+    first, count = 0 if classifier.config.background else 1, len(classifier.config.classes)
     for name, asked in zip(ids, targets, strict=True):
-        if not all(1 <= class_id <= count for class_id in asked):
-            raise ValueError(f"targets of {name} are {asked}, needed class ids 1..{count}")
+        if not all(first <= class_id <= count for class_id in asked):
+            raise ValueError(f"targets of {name} are {asked}, needed class ids {first}..{count}")

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from xseg.runs.images import execute
 from xseg.runs.provenance import provenance
 from xseg.runs.runtime import Runtime
 
+GUIDED = "guided"
 _WINDOW = 4  # batches looked ahead, so that images of equal size find each other
 _WINDOW_OF_A_LARGE_BANK = 32  # images whose neighbours are looked for each time a bank is read that memory cannot keep
 
@@ -39,7 +40,7 @@ class ExplainOptions:
     """What decides the heatmaps.
 
     Attributes:
-        method: name of an explanation method.
+        method: name of an explanation method, or `guided`: the one that `train-guided` made the classifier for.
         settings: its own parameters as `KEY=VALUE`.
         targets: which classes of an image are explained; None: its labels if known, else what is predicted.
         threshold: probability above which a class counts as predicted.
@@ -103,10 +104,11 @@ def explain(source: str, dataset: Dataset, options: ExplainOptions, runtime: Run
     """
     device = resolve(runtime.device)
     _, content, classifier = load_classifier(source, device, options.output_stride)
+    options = _as_trained(options, classifier)
     method = methods.create(options.method, options.settings)
     contrast = _contrast(classifier, content, options)
     with _tried(classifier, contrast, options):
-        require_served(method, classifier, options.layer)
+        require_served(method, classifier.full, options.layer)
     labels = Labels(dataset, classifier.config.classes)
     targets = parse_targets(
         options.targets, classifier, dataset_has_labels=dataset.has_labels, threshold=options.threshold
@@ -120,9 +122,24 @@ def explain(source: str, dataset: Dataset, options: ExplainOptions, runtime: Run
     return execute(runtime, header, jobs, read, explainer, total=len(jobs), batch_size=explainer.window)
 
 
+def _as_trained(options: ExplainOptions, classifier: Classifier) -> ExplainOptions:
+    """With the method that the classifier was trained for in place of `guided`; what is recorded is that."""
+    if options.method != GUIDED:
+        return options
+    if not classifier.config.heatmap:
+        raise UsageError(
+            f"--method {GUIDED}: this classifier's heatmaps were not trained",
+            "make one with: xseg train-guided DATASET, or name a method of: xseg methods",
+        )
+    method, *own = classifier.config.heatmap
+    return replace(options, method=method, settings=(*own, *options.settings))
+
+
 def _contrast(classifier: Classifier, content: str, options: ExplainOptions) -> Contrast | None:
     if options.bank is None:
         return None
+    if classifier.config.background:
+        raise UsageError("--targets ssl: this classifier has a logit for the background", "use --targets top1")
     return Contrast(classifier, content, Bank(options.bank), options.neighbour or "difference")
 
 

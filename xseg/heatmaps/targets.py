@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from xseg.classifier.model import Classifier
+from xseg.classifier.model import BACKGROUND, Classifier
 from xseg.errors import BadInput, UsageError
 
 _RULES = ("labels", "predicted", "top1", "all", "ssl")
@@ -20,7 +20,7 @@ class Targets:
     Args:
         rule: `labels` (image-level labels), `top1` (the most probable class), `above` (probability above the
             threshold) or `listed`.
-        listed: class ids 1..C for `listed`.
+        listed: class ids for `listed`: 1..C, and 0 for the background.
         threshold: for `above`.
         with_labels: the image-level labels besides.
     """
@@ -70,7 +70,8 @@ def parse_targets(
     """Turn `--targets` into a rule, once per run.
 
     `predicted` is what the classifier itself says is there: its most probable class if it ends in a softmax, every
-    class above the threshold if in sigmoids. None means the labels if the dataset has them, else `predicted`.
+    class above the threshold if in sigmoids. `all` has the background among them where the classifier has a logit for
+    it. None means the labels if the dataset has them, else `predicted`.
 
     Raises:
         UsageError: `labels` without labels, an unknown class name, a threshold outside [0,1].
@@ -90,21 +91,24 @@ def parse_targets(
     if rules in ({"top1"}, {"ssl"}, {"predicted"}, {"labels", "top1"}, {"labels", "predicted"}):
         return Targets("top1", with_labels="labels" in rules)
     if name == "all":
-        return Targets("listed", tuple(range(1, len(classes) + 1)))
-    return Targets("listed", _named(name, classes))
+        return Targets("listed", tuple(range(0 if classifier.config.background else 1, len(classes) + 1)))
+    return Targets("listed", _named(name, classes, classifier.config.background))
 
 
-def _named(spec: str, classes: Sequence[str]) -> tuple[int, ...]:
+def _named(spec: str, classes: Sequence[str], background: bool) -> tuple[int, ...]:
     names = [spec] if spec in classes else [part.strip() for part in spec.split(",") if part.strip()]
     if not names:
         raise UsageError("--targets: empty", f"one of {', '.join(_RULES)}, or class names separated by commas")
+    ids = {name: class_id for class_id, name in enumerate(classes, 1)}
+    if background:
+        ids.setdefault(BACKGROUND, 0)
     for name in names:
-        if name not in classes:
+        if name not in ids:
             near = difflib.get_close_matches(name, [*classes, *_RULES], 3)
             shown = ", ".join(classes[:30]) + (", ..." if len(classes) > 30 else "")
             hint = f"did you mean {' or '.join(near)}?" if near else f"{', '.join(_RULES)}, or among {shown}"
             raise UsageError(f"--targets {spec}: the classifier has no class {name!r}", hint)
-    return tuple(dict.fromkeys(classes.index(name) + 1 for name in names))
+    return tuple(dict.fromkeys(ids[name] for name in names))
 
 
 def resolve_targets(

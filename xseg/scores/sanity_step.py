@@ -171,7 +171,7 @@ class _Run:
         self._options = options
         self._recipe = replace(recipe, amp=uses_amp(loader.device, recipe.amp))
         self._classifier = loader.load(options.classifier, recipe.output_stride).network
-        require_served(recipe.method, self._classifier, recipe.views["layer"])
+        require_served(recipe.method, self._classifier.full, recipe.views["layer"])
         self._batch_size = runtime.batch_size or (1 if loader.device.type == "cpu" else BATCH_SIZE)
         self._variants: Iterable[Classifier]
         if options.random_labels is None:

@@ -53,6 +53,8 @@ class LoopSettings:
         clip: largest norm of the gradient; None does not clip.
         report_every: steps per entry of the history (an epoch, say).
         partly_used: some weights that could learn have no part in the loss.
+        skips: most steps in a row that change nothing because their gradient is not finite; the next such one ends
+            the run. With `amp` the loss scaling has its own way to leave such steps out.
     """
 
     steps: int
@@ -61,6 +63,7 @@ class LoopSettings:
     clip: float | None = None
     report_every: int = 100
     partly_used: bool = False
+    skips: int = 0
 
 
 @dataclass
@@ -72,12 +75,14 @@ class LoopState:
         parts: parts a batch is split into; doubled when memory runs out.
         history: one entry per `report_every` steps: `step`, `lr` and the mean of each reported value.
         sums: running sums of the current entry, with the number of steps under `count`.
+        skipped: the last so many steps were left out, see `LoopSettings.skips`.
     """
 
     step: int = 0
     parts: int = 1
     history: list[dict[str, float]] = field(default_factory=list)
     sums: dict[str, float] = field(default_factory=dict)
+    skipped: int = 0
 
 
 def train(
@@ -213,15 +218,29 @@ class _Run:
             group["lr"] = group["base_lr"] * factor
         values = self._gradients(batch, step)
         self.scaler.unscale_(self.optimizer)
-        if self.settings.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.task.module.parameters(), self.settings.clip)
-        self.scaler.step(self.optimizer)
+        if self._usable(values, step):
+            if self.settings.clip is not None:
+                torch.nn.utils.clip_grad_norm_(self.task.module.parameters(), self.settings.clip)
+            self.scaler.step(self.optimizer)
         self.scaler.update()
         state.step += 1
         self._report({**values, "lr": factor})
         if state.step == self.settings.steps:
             _check_weights(self.task.module, state.step)
         return values
+
+    def _usable(self, values: dict[str, float], step: int) -> bool:
+        """Whether the gradient is finite, where steps may be left out; `values` gets to say whether it was."""
+        state, skips = self.state, self.settings.skips
+        if not skips or self.amp:
+            return True
+        gradients = [p.grad for p in self.task.module.parameters() if p.grad is not None]
+        finite = isfinite(float(torch.nn.utils.get_total_norm(gradients)))
+        state.skipped = 0 if finite else state.skipped + 1
+        values["skipped"] = float(not finite)
+        if state.skipped > skips:
+            raise _diverged(f"the gradients of {state.skipped} steps in a row are not finite", step)
+        return finite
 
     def _gradients(self, batch: Batch, step: int) -> dict[str, float]:
         buffers = [(buffer, buffer.clone()) for buffer in self.task.module.buffers()]
