@@ -29,11 +29,11 @@ classifier() {  # name, arguments
     $xseg train-cls "$DATA" "$@" --split "$train" --crop "$size" ${FIRST:---epochs 10} -o "$OUT/$name.h5"
 }
 
-guide() {  # name, network, masks, arguments
-    local out=$OUT/$1-$3 network=$2 masks=$3
+guide() {  # name, classifier, masks, arguments
+    local out=$OUT/$1-$3 start=$2 masks=$3
     shift 3
     # shellcheck disable=SC2086
-    $xseg train-guided "$DATA" $network --split "$train" --masks "$masks" --crop "$size" "$@" ${LEARN:---epochs 10} -o "$out.h5"
+    $xseg train-guided "$DATA" "$start" --split "$train" --masks "$masks" --crop "$size" "$@" ${LEARN:---epochs 10} -o "$out.h5"
     $xseg explain "$out.h5" "$DATA" --split "$val" --method guided --targets all --size "$size" -o "$out-maps.h5"
     $xseg evaluate "$out-maps.h5" --dataset "$DATA" --split "$val" --json > "$out.json"
     $xseg evaluate "$out.h5" --protocol classification --dataset "$DATA" --split "$val" --size "$size" --json \
@@ -44,13 +44,14 @@ for run in ${RUNS:-guided unet mt-unet}; do
     # shellcheck disable=SC2086
     case $run in
         guided) classifier classifier $NETWORK ;;
+        unet) $xseg train-cls "$DATA" ${UNET:---model unet --weights none} --split "$train" --init-only -o "$OUT/unet-start.h5" ;;
         mt-unet) classifier unet-classifier ${UNET:---model unet --weights none} ;;
     esac
     for masks in ${MASKS:-20 100 500 1464}; do
         # shellcheck disable=SC2086
         case $run in
             guided) guide guided "$OUT/classifier.h5" "$masks" --heatmap ${HEATMAP:-lrp --set composite=epsilon} ;;
-            unet) guide unet "${UNET:---model unet --weights none}" "$masks" --heatmap cam --set relu=false \
+            unet) guide unet "$OUT/unet-start.h5" "$masks" --heatmap cam --set relu=false \
                 --classification-weight 0 --mask-share 1 ;;
             mt-unet) guide mt-unet "$OUT/unet-classifier.h5" "$masks" --heatmap cam --set relu=false ;;
             *) echo "RUNS: no $run" >&2 && exit 2 ;;

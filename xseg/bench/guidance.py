@@ -13,7 +13,7 @@ from xseg.guided.task import GuidedTask
 from xseg.guided.terms import terms_of
 from xseg.heatmaps.registry import methods
 
-NETWORK, CLASSES, SIDE, IMAGES = "tf_efficientnet_lite0", 20, 64, 2
+NETWORK, CLASSES, SIDE, IMAGES = "resnet18", 4, 112, 2
 HEATMAPS = (("lrp", "composite=epsilon-plus"), ("grad-cam",))
 _CLOSE = 1e-3  # of a gradient's largest value
 _UNIT = "classification step"
@@ -48,7 +48,7 @@ _networks: list[Classifier] = []
 def _network() -> Classifier:
     if not _networks:
         classes = [str(number) for number in range(CLASSES)]
-        _networks.append(create(f"timm:{NETWORK}", classes, weights="none", background=True).eval())
+        _networks.append(create(f"torchvision:{NETWORK}", classes, weights="none", background=True).eval())
     return _networks[0]
 
 
