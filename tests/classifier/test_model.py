@@ -179,6 +179,7 @@ def test_a_factory_must_return_a_module():
 
 
 def test_a_config_from_a_file_cannot_choose_which_code_runs(monkeypatch):
+    monkeypatch.delenv("XSEG_FACTORIES", raising=False)
     config = create(MODEL, CLASSES, weights="none", options={"dropout": 0.5}).config
     with pytest.raises(Unavailable) as caught:
         build(config)
