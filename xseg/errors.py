@@ -107,3 +107,13 @@ class Stopped(XsegError):
     """A signal asked for an end; running the same command again continues (75)."""
 
     status = Status.STOPPED
+
+
+def require_one_of(option: str, value: str | None, *known: str) -> None:
+    """Refuse a word that the option does not know; None is an option that was not given.
+
+    Raises:
+        UsageError: the message names the words it knows.
+    """
+    if value is not None and value not in known:
+        raise UsageError(f"{option} {value}: unknown", f"one of {', '.join(known)}")

@@ -25,6 +25,7 @@ from xseg.classifier.sources import (
     resolved_options,
 )
 from xseg.classifier.weights import load_into, read_weights
+from xseg.datasets.transforms import zero_padding
 from xseg.errors import BadInput, UsageError
 from xseg.seeding import key_seed
 
@@ -76,6 +77,10 @@ class Classifier(nn.Module):
         mean = torch.tensor(self.config.mean, dtype=values.dtype, device=values.device).view(1, -1, 1, 1)
         std = torch.tensor(self.config.std, dtype=values.dtype, device=values.device).view(1, -1, 1, 1)
         return (values - mean) / std
+
+    def prepared(self, images: Tensor, valid: Tensor) -> Tensor:
+        """Crops (N,3,h,w) uint8 as the network learns from them: normalised, 0 outside of the boxes `valid` (N,4)."""
+        return zero_padding(self.normalise(images), valid).contiguous(memory_format=self.layout)
 
     def probabilities(self, logits: Tensor) -> Tensor:
         """Class probabilities (N,C) in [0, 1] of logits (N,C), by the recorded activation."""

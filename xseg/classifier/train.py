@@ -19,7 +19,6 @@ from xseg.classifier.settings import TrainSettings
 from xseg.classifier.sides import nearest, refused_steps, takes_one_size
 from xseg.classifier.validation import Validation, require_classes, validate
 from xseg.datasets import Dataset
-from xseg.datasets.transforms import zero_padding
 from xseg.errors import BadInput, UsageError
 from xseg.training.checkpoint import Checkpoint
 from xseg.training.frozen import frozen
@@ -74,8 +73,7 @@ class ClassifierTask:
 
     def loss(self, batch: Batch, step: int, total: Terms | None = None) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Loss of `images` (N,3,h,w) uint8 with `valid` (N,4) boxes against `labels` (N,C)."""
-        images = zero_padding(self._classifier.normalise(batch["images"]), batch["valid"])
-        images = images.contiguous(memory_format=self._classifier.layout)
+        images = self._classifier.prepared(batch["images"], batch["valid"])
         loss = label_loss(self._classifier(images), batch["labels"], self._loss, self._smoothing)
         if total is not None:
             loss = loss * (self.terms(batch)["labels"] / max(total["labels"], 1.0))

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.options import TRAINING, require_one_of
-from xseg.errors import UsageError
+from xseg.cli.options import TRAINING
+from xseg.errors import UsageError, require_one_of
 
 
 @command("affinity-train", *TRAINING, "images", "allow_missing")

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.options import INPUT, OUTPUT, Blur, ClipPercentile, Root, Sign, require_one_of
-from xseg.errors import Status, UsageError
+from xseg.cli.options import INPUT, OUTPUT, Blur, ClipPercentile, Root, Sign
+from xseg.errors import Status, UsageError, require_one_of
 
 KERNELS, LABELS, MASKS, MAPS = "CRF", "Confident labels", "Masks", "Heavy-tailed or signed maps"
 ArtifactIn = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Artifact, its parts or shards, or '-'.")]

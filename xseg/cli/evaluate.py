@@ -10,9 +10,8 @@ import typer
 from xseg.cli.command import Context, command
 from xseg.cli.data import FormatOpt, SplitOpt
 from xseg.cli.merge import ArtifactsIn
-from xseg.cli.options import require_one_of
 from xseg.cli.protocols import PROTOCOLS
-from xseg.errors import Status, UsageError
+from xseg.errors import Status, UsageError, require_one_of
 
 
 @command(

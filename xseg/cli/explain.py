@@ -6,8 +6,8 @@ import typer
 
 from xseg.cli.command import Context, command
 from xseg.cli.data import DatasetIn, FormatOpt, SplitOpt
-from xseg.cli.options import PER_IMAGE, numbers, require_one_of
-from xseg.errors import Status
+from xseg.cli.options import PER_IMAGE, numbers
+from xseg.errors import Status, require_one_of
 
 
 @command("explain", *PER_IMAGE, "max_failures")

@@ -7,8 +7,7 @@ import typer
 
 from xseg.cli.command import Context, command
 from xseg.cli.merge import ArtifactsIn
-from xseg.cli.options import require_one_of
-from xseg.errors import UsageError
+from xseg.errors import UsageError, require_one_of
 
 
 @command("export", "output_dir", "overwrite", "allow_missing")

@@ -6,8 +6,8 @@ import typer
 
 from xseg.cli.command import Context, command
 from xseg.cli.data import DatasetIn, FormatOpt, SplitOpt
-from xseg.cli.options import PER_IMAGE, require_one_of
-from xseg.errors import Status
+from xseg.cli.options import PER_IMAGE
+from xseg.errors import Status, require_one_of
 
 _READING = tuple(name for name in PER_IMAGE if name not in {"amp", "seed", "device", "batch_size"})
 

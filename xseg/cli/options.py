@@ -83,16 +83,6 @@ Root = Annotated[float, typer.Option(help="Scores are raised to 1/root; above 1 
 Blur = Annotated[float, typer.Option(help="Deviation of a Gaussian laid over the maps, pixels.")]
 
 
-def require_one_of(option: str, value: str | None, *known: str) -> None:
-    """Refuse a word that the option does not know; None is an option that was not given.
-
-    Raises:
-        UsageError: the message names the words it knows.
-    """
-    if value is not None and value not in known:
-        raise UsageError(f"{option} {value}: unknown", f"one of {', '.join(known)}")
-
-
 def numbers(text: str, option: str) -> tuple[float, ...]:
     """`1,0.5,2` as numbers.
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xseg.cli.command import Context
-from xseg.cli.options import require_one_of
-from xseg.errors import UsageError
+from xseg.errors import UsageError, require_one_of
 
 if TYPE_CHECKING:
     from xseg.scores.runs import Outcome

@@ -5,8 +5,8 @@ from typing import Annotated
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.options import INPUT, OUTPUT, Blur, ClipPercentile, Root, Sign, require_one_of
-from xseg.errors import Status, UsageError
+from xseg.cli.options import INPUT, OUTPUT, Blur, ClipPercentile, Root, Sign
+from xseg.errors import Status, UsageError, require_one_of
 
 
 @command("random-walk", *OUTPUT, "images", "device", "workers", "shard", "resume", *INPUT)

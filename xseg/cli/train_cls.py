@@ -8,8 +8,8 @@ import typer
 
 from xseg.cli.command import Context, command
 from xseg.cli.data import DatasetIn, FormatOpt, TrainSplitOpt
-from xseg.cli.options import TRAINING, require_one_of
-from xseg.errors import UsageError
+from xseg.cli.options import TRAINING
+from xseg.errors import UsageError, require_one_of
 
 MODEL, LEARN, AUGMENT = "Model", "Learning", "Images"
 

@@ -7,8 +7,8 @@ import typer
 
 from xseg.cli.command import Context, command
 from xseg.cli.data import FormatOpt, TrainSplitOpt
-from xseg.cli.options import TRAINING, numbers, require_one_of
-from xseg.errors import UsageError
+from xseg.cli.options import TRAINING, numbers
+from xseg.errors import UsageError, require_one_of
 
 if TYPE_CHECKING:
     from xseg.segmenter.step import Trained, Training
@@ -64,8 +64,8 @@ def train_seg(
     average: Annotated[float, typer.Option(help="Publish a moving average of the weights: its decay, as 0.999.")] = 0.0,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     val_split: Annotated[
-        str | None, typer.Option(help="Measure mIoU on this split at the end; never learned from.")
-    ] = (None),
+        str | None, typer.Option(help="Measure mIoU on this split at the end; it is never learned from.")
+    ] = None,
     val_dataset: Annotated[str | None, typer.Option(help="Where that split is; default: DATASET.")] = None,
     split: TrainSplitOpt = None,
     format_: FormatOpt = None,

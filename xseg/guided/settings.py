@@ -1,11 +1,11 @@
 """The numbers of model guidance."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite
 from typing import Literal, get_args
 
 from xseg.classifier.settings import TrainSettings
-from xseg.errors import UsageError
+from xseg.errors import UsageError, require_one_of
 from xseg.guided.losses import DIVERSITY, LOSSES, SEGMENTATION, Normalise
 
 Unknown = Literal["ignore", "background"]
@@ -47,9 +47,9 @@ class GuidedSettings:
     skips: int = 10
 
     def __post_init__(self) -> None:
-        _require_one_of("--loss", self.loss, LOSSES)
-        _require_one_of("--normalise", self.normalise, get_args(Normalise))
-        _require_one_of("--unknown", self.unknown, get_args(Unknown))
+        require_one_of("--loss", self.loss, *LOSSES)
+        require_one_of("--normalise", self.normalise, *get_args(Normalise))
+        require_one_of("--unknown", self.unknown, *get_args(Unknown))
         if not 0 <= self.mask_share <= 1:
             raise UsageError(f"--mask-share {self.mask_share}: needed a number in [0, 1]")
         if not 0 < self.temperature < float("inf"):
@@ -70,31 +70,6 @@ class GuidedSettings:
         return self.loss == DIVERSITY
 
 
-def _require_one_of(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{option} {value}: unknown", f"one of {', '.join(known)}")
-
-
-def paper_000() -> TrainSettings:
-    """The published training of Yu et al. 2024, of which the crop is another.
-
-    Its code cuts a random square of the short side and resizes it to 256 pixels, blurs and adds noise, and lets the
-    network see values in (0, 1] without mean and deviation.
-    """
-    return TrainSettings(
-        epochs=100,
-        batch_size=10,
-        crop=256,
-        resize_low=256,
-        resize_high=320,
-        optimizer="adamw",
-        lr=1e-5,
-        head_lr_multiplier=1.0,
-        weight_decay=0.01,
-        clip=1.0,
-    )
-
-
 def fine_tune() -> TrainSettings:
     """Guidance of a network that has learned images before."""
     return TrainSettings(
@@ -109,6 +84,15 @@ def fine_tune() -> TrainSettings:
         weight_decay=0.01,
         clip=1.0,
     )
+
+
+def paper_000() -> TrainSettings:
+    """The published training of Yu et al. 2024, of which the crop is another.
+
+    Its code cuts a random square of the short side and resizes it to 256 pixels, blurs and adds noise, and lets the
+    network see values in (0, 1] without mean and deviation.
+    """
+    return replace(fine_tune(), epochs=100, batch_size=10, crop=256, resize_low=256, lr=1e-5, head_lr_multiplier=1.0)
 
 
 PRESETS = {"fine-tune": fine_tune, "paper-000": paper_000}

@@ -7,7 +7,6 @@ from torch import Tensor, nn
 
 from xseg.classifier.losses import label_loss, loss_weight
 from xseg.classifier.model import Classifier
-from xseg.datasets.transforms import zero_padding
 from xseg.guided.maps import guided_maps
 from xseg.guided.terms import Term, logit_of
 from xseg.heatmaps.registry import Method, Query
@@ -46,8 +45,7 @@ class GuidedTask:
 
     def loss(self, batch: Batch, step: int, total: Terms | None = None) -> tuple[Tensor, dict[str, float | Tensor]]:
         """Weighted sum of all terms; see `GuidedBatches` for the batch."""
-        images = zero_padding(self._classifier.normalise(batch["images"]), batch["valid"])
-        images = images.contiguous(memory_format=self._classifier.layout)
+        images = self._classifier.prepared(batch["images"], batch["valid"])
         counts = self.terms(batch)
         share = {name: 1.0 if total is None else count / max(total[name], 1.0) for name, count in counts.items()}
         loss, values = images.new_zeros(()), {}

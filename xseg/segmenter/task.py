@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from xseg.datasets.transforms import zero_padding
 from xseg.segmenter.network import Segmenter
 from xseg.segmenter.samples import NO_LABEL, Samples
 from xseg.segmenter.settings import SegmenterSettings
@@ -82,8 +81,7 @@ class SegmenterTask:
     def loss(self, batch: Batch, step: int, total: Terms | None = None) -> tuple[Tensor, dict[str, float | Tensor]]:
         """The mean cross-entropy of the batch's labelled pixels."""
         net = self._learner.net
-        images = zero_padding(net.normalise(batch["images"]), batch["valid"])
-        images = images.contiguous(memory_format=net.backbone.classifier.layout)
+        images = net.backbone.classifier.prepared(batch["images"], batch["valid"])
         count = self.terms(batch)["pixels"] if total is None else total["pixels"]
         return pixel_loss(net(images), batch["labels"], batch.get("weights")) / max(count, _SMALL), {}
 
