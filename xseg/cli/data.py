@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from xseg.cli.command import Context
+from xseg.cli.completion import split_names
 from xseg.cli.options import numbers
 from xseg.errors import InputMissing, Status, UsageError
 
@@ -18,8 +19,12 @@ if TYPE_CHECKING:
     from xseg.heatmaps.views import MapSize
 
 DatasetIn = Annotated[str, typer.Argument(metavar="DATASET", help="A directory, file, .tar, .zip or .mat with images.")]
-SplitOpt = Annotated[str | None, typer.Option(help="Name of a list of images; default: all.")]
-TrainSplitOpt = Annotated[str | None, typer.Option(help="Name of a list of images; default: train, else all.")]
+SplitOpt = Annotated[
+    str | None, typer.Option(help="Name of a list of images; default: all.", autocompletion=split_names)
+]
+TrainSplitOpt = Annotated[
+    str | None, typer.Option(help="Name of a list of images; default: train, else all.", autocompletion=split_names)
+]
 FormatOpt = Annotated[
     str | None, typer.Option("--format", help="voc, folder, csv, pairs, images or imagenet-seg; default: recognised.")
 ]

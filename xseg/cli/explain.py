@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from xseg.cli.command import Context, command
+from xseg.cli.completion import method_names, target_names
 from xseg.cli.data import DatasetIn, FormatOpt, SplitOpt
 from xseg.cli.options import PER_IMAGE, numbers
 from xseg.errors import Status, require_one_of
@@ -15,14 +16,17 @@ def explain(
     context: Context,
     classifier: Annotated[str, typer.Argument(metavar="CLASSIFIER", help="Artifact made by train-cls, or '-'.")],
     dataset: DatasetIn,
-    method: Annotated[str, typer.Option(help="Explanation method; list them with: xseg methods.")] = "cam",
+    method: Annotated[
+        str, typer.Option(help="Explanation method; list them with: xseg methods.", autocompletion=method_names)
+    ] = "cam",
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method.")
     ] = None,
     targets: Annotated[
         str | None,
         typer.Option(
-            help="labels, predicted, labels,predicted (both), top1, all, ssl, or class names; default: labels if any."
+            help="labels, predicted, labels,predicted (both), top1, all, ssl, or class names; default: labels if any.",
+            autocompletion=target_names,
         ),
     ] = None,
     threshold: Annotated[float, typer.Option(help="Probability above which a class is predicted.")] = 0.5,

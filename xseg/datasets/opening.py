@@ -48,6 +48,18 @@ def open_dataset(
     )
 
 
+def splits_of(location: str | Path, *, format: str | None = None) -> list[str]:
+    """Names of the lists of a data set, sorted; its images are not looked for.
+
+    Raises:
+        InputMissing: nothing is at `location`.
+        UsageError: unknown format.
+        BadInput: none of the formats.
+    """
+    place = _place(Path(location))
+    return FORMATS.create(format or _recognise(place)).splits(place)
+
+
 def _place(location: Path) -> Place:
     if location.is_file() and not is_archive(location):
         return Place(location, open_storage(location.parent), location.name)
