@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test all-tests lint format reliability bench clean
+.PHONY: demo test lint format reliability bench docs clean
 
 # Packages are installed once; a changed dependency list installs again.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -41,5 +41,10 @@ reliability: $(VENV)/ready
 bench: $(VENV)/ready
 	$(BIN)/xseg bench
 
+# The pages of docs/ as a site, in site/.
+docs: $(VENV)/ready
+	$(BIN)/python -m pip install -q -c constraints.txt -e ".[docs]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
 clean:
-	rm -rf $(VENV) demo build dist *.egg-info
+	rm -rf $(VENV) site demo build dist *.egg-info
