@@ -12,7 +12,11 @@ ROOT = Path(__file__).resolve().parents[1]
 def on_files(files: Files, config: Any) -> Files:  # noqa: ANN401 - mkdocs' own types
     """Add README.md as index.md, its links as seen from docs/."""
     text = (ROOT / "README.md").read_text().replace("](docs/", "](")
-    files.append(File.generated(config, "index.md", content=re.sub(r"\[([^]]+)\]\((?:CHANGELOG|CONTRIBUTING)\.md\)", r"\1", text)))
+    files.append(
+        File.generated(
+            config, "index.md", content=re.sub(r"\[([^]]+)\]\((?:CHANGELOG|CONTRIBUTING)\.md\)", r"\1", text)
+        )
+    )
     return files
 
 

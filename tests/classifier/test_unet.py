@@ -188,6 +188,33 @@ def test_the_preset_of_the_paper_has_the_channels_of_ronneberger_et_al():
     assert sizes == [(1536, 512, 512), (768, 256, 256), (384, 128, 128), (192, 64, 64)]
 
 
+@pytest.mark.parametrize("skips", [True, False])
+def test_a_new_decoder_passes_the_bottleneck_on(skips):
+    """Against singular values: the middles of the kernels turn coarser features and lose what has no room."""
+    net = tiny(skips=skips).net
+    coarser = net.encoder.channels[-1]
+    for level in net.decoder.levels:
+        for convolution, read in ((level[0], coarser), (level[3], level[3].in_channels)):
+            middle = convolution.weight[:, :read, 1, 1].double()
+            assert middle.shape[0] <= read
+            spread = torch.linalg.svdvals(middle) / 2**0.5
+            assert 0.6 < spread.min() <= spread.max() < 1.4
+            others = convolution.weight.double().square().sum() - middle.square().sum()
+            assert others < middle.square().sum() / 5
+        coarser = len(middle)
+
+
+def test_the_published_decoder_is_drawn_as_published():
+    """He et al.: the variance of a weight is 2 / (channels times 9), middle or not."""
+    torch.manual_seed(0)
+    shape = UNetShape(encoder="plain", width=16, fine=1, depth=2, passing=False)
+    level = Decoder(shape, [16, 32, 64], [1, 2, 4]).levels[0]
+    weight = level[0].weight
+    for drawn in (weight, weight[:, :, 1, 1]):
+        assert drawn.var().item() == pytest.approx(2 / (weight.shape[1] * 9), rel=0.1)
+    assert PRESETS["paper-002"]["passing"] is False
+
+
 def test_the_stages_are_those_of_the_encoder_and_then_of_the_decoder():
     classifier = tiny()
     layers = feature_layers(classifier)

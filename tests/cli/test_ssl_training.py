@@ -76,9 +76,29 @@ def test_options_that_do_not_go_together_are_refused(chain, run, tmp_path, optio
     assert said in ended.stderr
 
 
-def test_an_artifact_is_probed_and_nothing_else(chain, run, ssl, tmp_path):
+def test_an_artifact_is_probed_or_starts_a_new_network(chain, run, ssl, tmp_path):
     for options in ((), ("--probe", "blocks.1", *MODEL)):
         ended = run("train-cls", chain.data, "--weights", ssl, *options, "-o", tmp_path / "x.h5", status=2)
-        assert "can be probed only" in ended.stderr
+        assert "a probed artifact knows its own model, a new network needs one" in ended.stderr
+    for options in (("--keep-head",), ("--head-init", "transfer")):
+        command = ("train-cls", chain.data, "--init-only", "--weights", ssl, *MODEL, *options)
+        assert f"{options[0]}" in run(*command, "-o", tmp_path / "x.h5", status=2).stderr
     ended = run("train-cls", chain.data, "--weights", "none", "-o", tmp_path / "x.h5", status=2)
     assert "--model is missing" in ended.stderr
+
+
+def test_a_new_network_and_the_encoder_of_one_start_from_an_artifacts_weights(chain, run, tmp_path):
+    given = weights(chain.cls)
+    content = run("info", chain.cls, "--json").json["content"]
+    starts = {"same": MODEL, "unet": ("--model", "unet", "--set", "encoder=test_efficientnet", "--set", "width=8")}
+    for name, model in starts.items():
+        out = tmp_path / f"{name}.h5"
+        run("train-cls", chain.data, *model, "--weights", chain.cls, "--init-only", "-o", out)
+        assert run("info", out, "--json").json["parents"][0] == {"kind": "classifier", "content": content}
+        found = weights(out)
+        head = {key for key in given if key.startswith("classifier.")}
+        prefix = "" if name == "same" else "encoder.net."
+        shared = [key for key in given if prefix + key in found and key not in head]
+        assert len(shared) > len(given) // 2
+        assert all((found[prefix + key] == given[key]).all() for key in shared)
+        assert name == "unet" or any((found[key] != given[key]).any() for key in head)

@@ -16,6 +16,7 @@ from xseg.classifier.samples import permute_labels
 from xseg.classifier.settings import TrainSettings
 from xseg.classifier.train import Objective, TrainResult, train_classifier
 from xseg.classifier.transfer import start_from_frequencies, transfer_head
+from xseg.classifier.weights import is_artifact
 from xseg.datasets.index import Dataset
 from xseg.device import cores, resolve
 from xseg.errors import BadInput, InputMissing, UsageError
@@ -34,7 +35,7 @@ class ModelOptions:
     Attributes:
         model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit`, `unet` or `package.module:factory`; None: that of the
             artifact in `weights`.
-        weights: a .safetensors or .pth file, `hub` or `none`; for a probe also a classifier artifact.
+        weights: a .safetensors or .pth file, a classifier artifact, `hub` or `none`.
         keep_head: keep the weights' own classes.
         class_names: their names; None: ImageNet's.
         output_stride: of the last feature map; None: the network's own.
@@ -170,14 +171,15 @@ def _start_head(
 def _network(dataset: Dataset, model: ModelOptions, run: _Run) -> tuple[Classifier, Parent]:
     """The network to train or to wrap, and where its weights came from."""
     classes = ROTATIONS if run.objective == "rotation" else dataset.classes
-    if is_artifact(model.weights):
+    if is_artifact(model.weights) and (model.model is None or model.probe is not None):
         classifier, origin = _of_artifact(model)
     elif model.model is None:
         raise UsageError("--model is missing", "give one, or with --probe a classifier artifact to --weights")
     else:
+        _refuse_old_head(model)
         if model.head_init == "transfer":
             former_model(model.model, model.weights, dict(model.options or {}))  # refuse before anything is made
-        origin = weights_parent(model.weights)
+        origin = _origin(model.weights)
         classifier = create(
             model.model,
             model.class_names if model.keep_head else classes,
@@ -196,22 +198,29 @@ def _network(dataset: Dataset, model: ModelOptions, run: _Run) -> tuple[Classifi
     return classifier, origin
 
 
+def _origin(weights: str) -> Parent:
+    if not is_artifact(weights):
+        return weights_parent(weights)
+    return Parent("classifier", read_weights(weights, "classifier")[1])
+
+
+def _refuse_old_head(model: ModelOptions) -> None:
+    if is_artifact(model.weights) and (model.keep_head or model.head_init == "transfer"):
+        asked = "--keep-head" if model.keep_head else "--head-init transfer"
+        raise UsageError(f"{asked}: the head of the artifact {model.weights} is not taken over", "leave it out")
+
+
 def _of_artifact(model: ModelOptions) -> tuple[Classifier, Parent]:
     if not Path(model.weights).is_file():
-        raise InputMissing(f"--weights {model.weights}: no such file", "name weights or, with --probe, an artifact")
+        raise InputMissing(f"--weights {model.weights}: no such file", "name weights or an artifact")
     given = model.model is not None or model.output_stride is not None or model.options
     if model.probe is None or given:
         raise UsageError(
-            f"--weights {model.weights}: a classifier artifact can be probed only, and knows its own model",
-            "give --probe LAYER, and leave --model, --output-stride and --set out",
+            f"--weights {model.weights}: a probed artifact knows its own model, a new network needs one",
+            "give --probe LAYER without --model, --output-stride and --set, or --model without --probe",
         )
     _, content, classifier = load_classifier(model.weights, torch.device("cpu"))
     return classifier.lay_out(torch.contiguous_format), Parent("classifier", content)
-
-
-def is_artifact(weights: str) -> bool:
-    """Whether `--weights` names an artifact of this program."""
-    return Path(weights).suffix == ".h5"
 
 
 def _header(

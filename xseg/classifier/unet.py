@@ -38,7 +38,7 @@ PLAIN = "plain"  # the encoder of Ronneberger et al.
 Size = tuple[int, int]
 PRESETS: dict[str, dict[str, Scalar]] = {
     "small": {},
-    "paper-002": {"encoder": PLAIN, "width": 64, "fine": 1, "depth": 4},
+    "paper-002": {"encoder": PLAIN, "width": 64, "fine": 1, "depth": 4, "passing": False},
 }
 
 
@@ -53,6 +53,8 @@ class UNetShape(Shape):
         width: channels of the last feature map.
         fine: stride up to which the decoder has `width` channels; at coarser ones `width * stride / fine`.
         depth: number of halvings; the bottleneck has the stride 2^depth.
+        passing: whether a new decoder passes on what it is given, see `pass_on`; else its weights are drawn as
+            Ronneberger et al. draw them.
         drop_rate: dropout before the head.
 
     Raises:
@@ -64,6 +66,7 @@ class UNetShape(Shape):
     width: int = 32
     fine: int = 4
     depth: int = 5
+    passing: bool = True
     drop_rate: float = 0.0
 
     kind: ClassVar[str] = "unet"
@@ -88,6 +91,28 @@ def _convolution(before: int, after: int) -> tuple[nn.Module, ...]:
     convolution = nn.Conv2d(before, after, 3, padding=1, bias=False)
     nn.init.kaiming_normal_(convolution.weight, mode="fan_in", nonlinearity="relu")
     return convolution, nn.BatchNorm2d(after), nn.ReLU(inplace=True)
+
+
+def pass_on(level: DoubleConv, coarser: int) -> None:
+    """Let a new level of a decoder begin as one that passes coarser features on.
+
+    The middles of its kernels start as a matrix with orthonormal rows (the identity where it is square), twice for the
+    ReLUs, and the rest at a tenth of what was drawn. Ten random layers in a row mix what the bottleneck knows until
+    little of it can be told from their output; passed on, an encoder's knowledge is there from the first step.
+
+    Args:
+        level: whose first convolution reads the coarser features before those of a skip connection.
+        coarser: channels of the coarser features.
+    """
+    first, second = level[0], level[3]
+    assert isinstance(first, nn.Conv2d)
+    assert isinstance(second, nn.Conv2d)
+    with torch.no_grad():
+        for convolution, read in ((first, coarser), (second, second.in_channels)):
+            middle = convolution.weight.new_empty(convolution.out_channels, read)
+            nn.init.eye_(middle) if read == len(middle) else nn.init.orthogonal_(middle)
+            convolution.weight.mul_(0.1)
+            convolution.weight[:, :read, 1, 1] += 2**0.5 * middle
 
 
 class PlainEncoder(nn.Module):
@@ -200,6 +225,8 @@ class Decoder(nn.Module):
         for more, stride in finer:
             after = shape.channels(stride)
             levels.append(DoubleConv(before + (more if shape.skips else 0), after))
+            if shape.passing:
+                pass_on(levels[-1], before)
             before = after
         self.levels = nn.ModuleList(levels)
 

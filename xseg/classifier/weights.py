@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from xseg.artifacts.weights import read_weights as read_artifact
 from xseg.errors import BadInput, InputMissing
 
 # What torch and safetensors raise for files that are cut short or of another kind, the unpickler's own slips included.
@@ -25,8 +26,13 @@ _NESTED = ("state_dict", "model", "model_state_dict", "teacher", "network")
 _CLUSTER_HEAD = re.compile(r"(?:^|\.)cluster_head\.(\d+)\.")
 
 
+def is_artifact(weights: str) -> bool:
+    """Whether `--weights` names an artifact of this program."""
+    return Path(weights).suffix == ".h5"
+
+
 def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .safetensors or torch file, on the CPU.
+    """The state dict in a .safetensors or torch file, or in a classifier artifact, on the CPU.
 
     A torch file is read with `weights_only=True`; a dict nested under `model`, `state_dict` and the like is taken out,
     the prefix `module.` of data-parallel training is stripped, and of several cluster heads (SCAN) only the one stays
@@ -36,6 +42,8 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         InputMissing: no such file.
         BadInput: not such a file, or it holds something other than tensors by name.
     """
+    if is_artifact(str(path)):
+        return read_artifact(str(path), "classifier")[3]
     if not path.is_file():
         raise InputMissing(f"--weights {path}: no such file", "a .safetensors or .pth file, or hub, or none")
     try:

@@ -20,7 +20,7 @@ def train_cls(
     dataset: DatasetIn,
     weights: Annotated[
         str,
-        typer.Option(help="A .safetensors or .pth file, 'hub' (download) or 'none'; with --probe also an artifact."),
+        typer.Option(help="A .safetensors or .pth file, a classifier artifact, 'hub' (download) or 'none'."),
     ],
     model: Annotated[
         str | None,

@@ -12,7 +12,8 @@ from xseg.artifacts.weights import read_weights
 from xseg.classifier.config import Scalar
 from xseg.classifier.model import Classifier
 from xseg.classifier.model import create as create_classifier
-from xseg.classifier.step import is_artifact, load_classifier, progress_of
+from xseg.classifier.step import load_classifier, progress_of
+from xseg.classifier.weights import is_artifact
 from xseg.datasets.index import Dataset
 from xseg.device import cores, resolve
 from xseg.errors import BadInput, UsageError
