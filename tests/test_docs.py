@@ -8,6 +8,7 @@ import pytest
 from typer.main import get_command
 
 from xseg.cli import app
+from xseg.errors import Status
 from xseg.stages import STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,6 +50,13 @@ def test_every_example_in_a_help_text_exists():
 
 def test_the_map_of_commands_is_complete():
     assert {row.name for row in STAGES} == set(COMMANDS)
+
+
+def test_the_page_of_errors_has_every_status_and_shows_those_that_are_no_bug():
+    page = (ROOT / "docs/errors.md").read_text()
+    assert {int(number) for number in re.findall(r"^\| (\d+) \|", page, re.MULTILINE)} == set(map(int, Status))
+    shown = {int(number) for number in re.findall(r"^(\d+)$", page, re.MULTILINE)}
+    assert set(map(int, Status)) - {Status.BUG} == shown
 
 
 def test_links_between_pages_lead_somewhere():

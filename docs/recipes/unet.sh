@@ -16,6 +16,7 @@
 # METHODS    default: grad-cam grad-cam++ score-cam
 # REFERENCE  artifact of an independent classifier of the same classes, whose Grad-CAM++ is the reference mask; the default is
 #            one more plain CNN, trained here from the seed REFERENCE_SEED (default 100), which is none of those scored
+# REFERENCE_SIZE  long side at which the reference looks (default SIZE): it may see finer than those it judges
 # THRESHOLD  of the reference mask in Table I (default 0.5; the paper does not state its own); 0.1 to 0.9 are swept
 # LEARN      arguments of train-cls, the same for all networks (default: see below); SHAPE further ones of the U-Nets, --set width=16
 # SIZE       long side of the images in pixels (default 224); LIMIT: only the first images of SPLIT
@@ -63,19 +64,19 @@ plus=(--method grad-cam++ --set epsilon=0)
 of_method() { if [ "$1" = grad-cam++ ]; then echo "${plus[@]}"; else arguments "$1"; fi; }
 
 # Maps stay at the resolution of the network's last features; whoever scores them stretches them over the image.
-explain() {  # classifier, artifact, arguments
-    $xseg explain "$1" "$DATA" --split "$split" --size "$size" --targets labels --map-size model "${limit[@]}" "${@:3}" -o "$2"
+explain() {  # classifier, artifact, long side, arguments
+    $xseg explain "$1" "$DATA" --split "$split" --size "$3" --targets labels --map-size model "${limit[@]}" "${@:4}" -o "$2"
 }
 
 maps() {
-    explain "${REFERENCE:-$OUT/reference-cls.h5}" "$OUT/reference.h5" "${plus[@]}"
+    explain "${REFERENCE:-$OUT/reference-cls.h5}" "$OUT/reference.h5" "${REFERENCE_SIZE:-$size}" "${plus[@]}"
     for seed in $seeds; do
         for net in $nets; do
             stride=()
             [ "$net" != plain16 ] || stride=(--output-stride 16)
             for method in $methods; do
                 # shellcheck disable=SC2046
-                explain "$OUT/$(trained "$net")-$seed.h5" "$OUT/$net-$seed-$method.h5" $(of_method "$method") "${stride[@]}"
+                explain "$OUT/$(trained "$net")-$seed.h5" "$OUT/$net-$seed-$method.h5" "$size" $(of_method "$method") "${stride[@]}"
             done
         done
     done
