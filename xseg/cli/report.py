@@ -9,7 +9,7 @@ from xseg.cli.command import Context, command
 from xseg.cli.data import FormatOpt, SplitOpt
 from xseg.cli.merge import ArtifactsIn
 from xseg.cli.options import INPUT, OUTPUT
-from xseg.errors import Status
+from xseg.errors import Status, UsageError
 
 
 @command("report", *OUTPUT, "images", "workers", "limit", *INPUT)
@@ -32,6 +32,8 @@ def report(
     from xseg.pictures.report.collect import GalleryOptions
     from xseg.pictures.report.step import report as run
 
+    if dataset is None and (split or format_):
+        raise UsageError("--split and --format are about the data set", "give it: --dataset DATASET")
     truth = dataset_of(dataset, format_, split, context) if dataset else None
     done = run(inputs, truth, GalleryOptions(threshold, size), context.runtime)
     context.runtime.reporter.note(f"{done.images} images, {done.size / 1e6:.1f} MB")

@@ -18,7 +18,7 @@ ARGUMENTS = (
     "--hide-scrollbars",
 )  # fmt: skip
 KEYS = {"right": "\ue014", "left": "\ue012", "down": "\ue015", "up": "\ue013", "tab": "\ue004", "escape": "\ue00c",
-        "enter": "\ue007", "home": "\ue011", "end": "\ue010", "shift": "\ue008"}  # fmt: skip
+        "enter": "\ue007", "home": "\ue011", "end": "\ue010", "back": "\ue003"}  # fmt: skip
 _SECONDS = 60
 
 

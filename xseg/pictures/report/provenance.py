@@ -119,7 +119,8 @@ def _step(node: Node, nodes: Sequence[Node]) -> Markup:
         ("made by", f"xseg {header.xseg_version}, {header.created}"),
         *([("images", header.work.total)] if header.work else []),
         *header.extra.items(),
-        *_flat("", {**header.params, **header.provenance}),
+        *_flat("", header.params),
+        *_flat("", header.provenance),
         ("content", node.identity),
         ("run", header.run),
     ]

@@ -38,7 +38,9 @@ def scored_of(name: str, params: Mapping[str, Any], result: Mapping[str, Any]) -
     """The runs of a scores artifact, whose result is one object for one run, `{protocol, runs}` for several."""
     runs = result.get("runs", [result])
     try:
-        return Scored(name, params, [(str(run.get("input", name)), {**result, **run}) for run in runs])
+        return Scored(
+            name, params, [(str(run.get("input", name)), {"protocol": result["protocol"], **run}) for run in runs]
+        )
     except _MALFORMED as error:
         raise _malformed(name) from error
 
@@ -48,7 +50,7 @@ def side_by_side(scored: Sequence[Scored]) -> list[Scored]:
     groups: dict[str, list[Scored]] = {}
     for place, one in enumerate(scored):  # a difference to the first run is one to the first of the same evaluation
         apart = place if any(run.get("differences") for _, run in one.rows) else -1
-        groups.setdefault(canonical([apart, dict(one.params)]), []).append(one)
+        groups.setdefault(canonical([apart, one.rows[0][1].get("protocol"), dict(one.params)]), []).append(one)
     return [
         Scored(
             ", ".join(dict.fromkeys(one.origin for one in group)),
