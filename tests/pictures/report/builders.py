@@ -37,12 +37,14 @@ def dataset(directory: Path, images: int = 6, size: int = 32, classes: tuple[str
     return replace(found, classes=classes, items=tuple(items))
 
 
-def heatmaps(path: Path, data: Dataset, noise: float = 0.3) -> Path:
-    """One map per class of each image's mask: 1 on the class, with noise, half as large as the image."""
+def heatmaps(path: Path, data: Dataset, noise: float = 0.3, agnostic: bool = False) -> Path:
+    """A map per class of each image's mask: 1 on the class, with noise, half as large as the image; or one of none."""
 
     def arrays(mask: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
         ids = [k for k in range(1, len(data.classes) + 1) if (mask == k).any()] or [1]
         maps = np.stack([(mask[::2, ::2] == k) * (1 - noise) + noise * rng.random(mask[::2, ::2].shape) for k in ids])
+        if agnostic:
+            ids, maps = [-1], maps[:1]
         count = len(ids)
         return {
             "maps": maps.astype(np.float16),

@@ -118,6 +118,15 @@ def test_scores_alone_make_a_page_without_gallery(made, tmp_path):
     assert "script><img src=x onerror=alert(1)>" in seen(text).text
 
 
+def test_maps_of_no_class_have_a_heatmap_but_no_mask_and_no_score(made, tmp_path):
+    _, data, _, _ = made
+    text = page(tmp_path / "page.html", [heatmaps(tmp_path / "h.h5", data, agnostic=True)], data)
+    runs = [image["runs"][0] for image in embedded(text)["images"]]
+    assert [[class_id for class_id, _ in run["heatmaps"]] for run in runs] == [[-1]] * 6
+    assert all(run["mask"] is None and "iou" not in run for run in runs)
+    assert ("a", [("href", "#scores")]) not in seen(text).tags
+
+
 def test_another_evaluation_with_other_options_stands_apart():
     run = perturbation_run("a", 0.2)
     one, two = Scored("1", {"seed": 0}, [("a", run)]), Scored("2", {"seed": 0}, [("b", run)])
