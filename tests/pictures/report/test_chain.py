@@ -76,7 +76,7 @@ def test_words_have_every_parameter_and_hostile_ones_stay_text():
     hostile = replace(
         MASKS.header,
         params={"lr": 0.125, "fold": {"alpha": 3, "unused": None}},
-        provenance={"fold": {"seconds": 7}},
+        provenance={"fold": {"seconds": 7}, "history": [{"step": 1}, {"step": 9}]},
         argv=("x", "<img src=x>"),
     )
     text = in_words(chain_of([Known("<b>.h5", hostile, "id")]))
@@ -84,6 +84,7 @@ def test_words_have_every_parameter_and_hostile_ones_stay_text():
         "<dt>lr</dt><dd>0.125</dd>",
         "<dt>fold alpha</dt><dd>3</dd>",
         "<dt>fold seconds</dt><dd>7</dd>",
+        "<dd>2 entries, the last: {&quot;step&quot;: 9}</dd>",
         "&lt;b&gt;.h5",
         "&lt;img src=x&gt;",
     ):

@@ -139,4 +139,6 @@ def _flat(prefix: str, values: Any) -> list[tuple[str, object]]:  # noqa: ANN401
 
 
 def _text(value: object) -> str:
+    if isinstance(value, list) and value and isinstance(value[0], dict):  # a history, which the artifact keeps
+        return f"{len(value)} entries, the last: {_text(value[-1])}"
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
