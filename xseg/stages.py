@@ -13,7 +13,7 @@ class Stage:
     Attributes:
         name: as typed after `xseg`.
         reads: kinds of artifact, or `dataset`, in order of the arguments.
-        writes: kind of artifact, or `text` / `pictures`.
+        writes: kind of artifact, or `text` / `pictures` / `page`.
         summary: one line for the help and the documentation.
     """
 
@@ -58,6 +58,7 @@ STAGES = (
     ),
     Stage("import", ("dataset",), "heatmaps", "Take in masks and heatmaps that other programs wrote."),
     Stage("show", ("heatmaps", "masks"), "pictures", "Draw heatmaps or masks over their photographs."),
+    Stage("report", ("any",), "page", "Show a chain, its scores and its images on one HTML page."),
     Stage("slurm", (), "text", "Print a script that submits commands to a SLURM cluster."),
     Stage("doctor", (), "text", "Say what works on this machine, and what to do about the rest."),
     Stage("bench", (), "text", "Measure speed as ratios to published algorithms."),

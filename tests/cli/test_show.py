@@ -73,3 +73,17 @@ def test_another_kind_and_other_classes_are_refused(chain, run, tmp_path):
     other = write_synthetic(tmp_path / "other", images=4, classes=2, size=48)
     assert "other classes" in run("show", chain.masks, "--dataset", other, "-o", tmp_path / "out", status=65).stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_pictures_on_the_terminal_leave_no_file(chain, run, tmp_path):
+    ended = run("show", chain.masks, "--limit", 2, "--terminal", "--dataset", chain.data, env={"COLUMNS": "61"})
+    lines = ended.stdout.decode().splitlines()
+    ids = [record.id for record in sorted(records(chain.masks), key=lambda record: record.index)[:2]]
+    assert [line for line in lines if line in ids] == ids
+    assert sum("photograph" in line and "masks" in line and "truth" in line for line in lines) == 2
+    drawn = [line for line in lines if "▀" in line]
+    assert drawn
+    assert {line.count("▀") for line in drawn} <= {19, 38, 57}
+    assert "\x1b" not in ended.stderr
+    assert "--terminal" in run("show", chain.masks, "--terminal", "-o", tmp_path / "out", status=2).stderr
+    assert not (tmp_path / "out").exists()

@@ -17,6 +17,7 @@ from xseg.cli import (  # noqa: F401, I001 - each registers its commands, in the
     export,
     import_,
     show,
+    report,
     slurm,
     doctor,
     bench,

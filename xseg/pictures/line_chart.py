@@ -113,9 +113,13 @@ def _draw_panel(chart: Image.Image, panel: Panel, corner: tuple[int, int], font:
     draw.text((left, top + _SIDE + LINE), fit_text(panel.x_label, font, _SIDE), fill=FRAME, font=font)
 
 
+def stroke_of(number: int) -> tuple[tuple[int, int, int], int]:
+    """Colour of the line with this number, and the length of its dashes in widths of the line; 0 is solid."""
+    return COLOURS[number % len(COLOURS)], _DASHES[number // len(COLOURS) % len(_DASHES)]
+
+
 def _stroke(draw: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], number: int, width: int) -> None:
-    colour = COLOURS[number % len(COLOURS)]
-    dash = _DASHES[number // len(COLOURS) % len(_DASHES)]
+    colour, dash = stroke_of(number)
     if not dash:
         draw.line(list(points), fill=colour, width=width, joint="curve")
         return

@@ -67,10 +67,24 @@ def overlay_heatmap(
         values = np.asarray(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR))
     signed = bool((values < 0).any()) if signed is None else signed
     limit = float(np.abs(values).max()) if limit is None else limit
+    steps, table = colour_steps(values, signed, limit)
+    return _blend(image, table[steps], np.full(values.shape, alpha))
+
+
+def colour_steps(values: npt.NDArray[np.float32], signed: bool, limit: float) -> tuple[Pixels, Pixels]:
+    """The colours of a heatmap.
+
+    Args:
+        values: any shape, finite.
+        signed: blue, white, red for -limit..limit; else violet to yellow for 0..limit, negatives as 0.
+        limit: value with the strongest colour; 0 gives every value the colour of 0.
+
+    Returns:
+        Step of each value, uint8 of the same shape, and the colour of each step, (256, 3) uint8.
+    """
     unit = np.clip(values / limit, -1, 1) if limit > 0 else np.zeros_like(values)
     share = (unit + 1) / 2 if signed else np.maximum(unit, 0)
-    table = diverging() if signed else sequential()
-    return _blend(image, table[np.rint(share * (STEPS - 1)).astype(np.intp)], np.full(values.shape, alpha))
+    return np.rint(share * (STEPS - 1)).astype(np.uint8), diverging() if signed else sequential()
 
 
 def _border(mask: Ints) -> npt.NDArray[np.bool_]:

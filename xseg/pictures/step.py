@@ -1,7 +1,7 @@
 """The step `show`: heatmaps or masks over their photographs."""
 
 import io
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,6 +55,38 @@ def show(inputs: Sequence[str], truth: Dataset | None, runtime: Runtime) -> Stat
     sheet = directory / "sheet.png"
     if sheet.exists() and not runtime.overwrite:
         raise CannotCreate(f"{sheet} exists", "choose another -o, or use --overwrite")
+    rows: list[Row] = []
+    classes: tuple[str, ...] = ()
+
+    def write(row: Row, names: tuple[str, ...]) -> None:
+        nonlocal classes
+        classes = names
+        write_whole(output_path(directory / "overlays", row.title, ".png"), _png([row], classes))
+        rows.extend([row] if len(rows) < SHEET_ROWS else [])
+
+    status = show_rows(inputs, truth, runtime, write)
+    if rows:
+        write_whole(sheet, _png(rows, classes, cell=(160, 120)))
+    return status
+
+
+def show_rows(
+    inputs: Sequence[str], truth: Dataset | None, runtime: Runtime, draw: Callable[[Row, tuple[str, ...]], None]
+) -> Status:
+    """Hand a row of pictures for every image, titled by its id, and the class names to `draw`.
+
+    Args:
+        inputs: heatmaps, masks or pseudolabels.
+        truth: a data set whose masks are drawn beside them.
+        runtime: shared options; `limit` counts images.
+        draw: takes them, in order.
+
+    Returns:
+        0, or 3 when more photographs than allowed could not be read.
+
+    Raises:
+        BadInput: the wrong kind, missing images, other classes than the data set's.
+    """
     source = RecordSource(inputs, KINDS, allow_missing=runtime.allow_missing, notice=runtime.reporter.note)
     classes = source.header.classes
     if truth is not None:
@@ -63,7 +95,6 @@ def show(inputs: Sequence[str], truth: Dataset | None, runtime: Runtime) -> Stat
     wanted = min(len(source.expected), runtime.limit or len(source.expected))
     runtime.reporter.start("show", wanted)
     photographs, failed = Photographs(source, runtime), FailedImages(runtime.reporter)
-    rows: list[Row] = []
     for record in runtime.stop.between(source):
         if record.index not in source.expected[:wanted]:
             continue
@@ -72,11 +103,8 @@ def show(inputs: Sequence[str], truth: Dataset | None, runtime: Runtime) -> Stat
         except (BadInput, InputMissing) as error:
             failed.add(record.id, error)
             continue
-        write_whole(output_path(directory / "overlays", record.id, ".png"), _png([row], classes))
-        rows += [row] if len(rows) < SHEET_ROWS else []
+        draw(row, classes)
         runtime.reporter.advance(1)
-    if rows:
-        write_whole(sheet, _png(rows, classes, cell=(160, 120)))
     failed.tell_repeated()
     return final_status(len(failed), runtime.max_failures)
 

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from xseg.artifacts.publish import check_writable
 from xseg.errors import CannotCreate, UsageError
 from xseg.runs.runtime import Runtime
 from xseg.scores.runs import Row
+
+if TYPE_CHECKING:
+    from xseg.pictures.line_chart import Panel
 
 _AXIS = {"hits": "share of right decisions", "probability": "probability of the class"}
 
@@ -42,7 +45,14 @@ def draw(rows: Sequence[Row], path: Path, run: str) -> None:
         CannotCreate, OutputFailed: see `xseg.exchange.png.write_whole`.
     """
     from xseg.exchange.png import write_whole
-    from xseg.pictures.line_chart import Line, Panel, line_charts, png
+    from xseg.pictures.line_chart import line_charts, png
+
+    write_whole(path, png(line_charts(panels_of(rows)), run))
+
+
+def panels_of(rows: Sequence[Row]) -> "list[Panel]":
+    """The curves of runs of one evaluation: a panel for each curve and choice of maps, a line for each run."""
+    from xseg.pictures.line_chart import Line, Panel
 
     panels = []
     choices = dict.fromkeys(one["maps_of"] for _, one in rows)
@@ -56,4 +66,4 @@ def draw(rows: Sequence[Row], path: Path, run: str) -> None:
             lines = [Line(name, shares, runs.get((name, choice), nothing)["curves"][curve]) for name in names]
             title = f"{curve}, maps of {choice}" if choice else curve
             panels.append(Panel(title, f"share of pixels {changed}", _AXIS[measure], lines))
-    write_whole(path, png(line_charts(panels), run))
+    return panels

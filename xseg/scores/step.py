@@ -104,7 +104,9 @@ def _score(
     if tuning is not None:
         tuned = SegmentationScore(dataset.classes, average=options.average)  # type: ignore[arg-type]
         source_of = RecordSource(tuning.inputs or opened.names, KINDS, allow_missing=True)
-        with_truth(source_of, tuning.dataset, runtime, partial(_add, tuned), "give that split's heatmaps: --tune-with")
+        with_truth(
+            source_of, tuning.dataset, runtime, partial(add_record, tuned), "give that split's heatmaps: --tune-with"
+        )
         if tuning.dataset.split == dataset.split:
             runtime.reporter.note("the threshold is tuned on the split that is scored: a bound, not a result")
         threshold = tune_threshold(tuned)
@@ -114,19 +116,40 @@ def _score(
         threshold=0.2 if threshold is None else threshold,
         average=options.average,  # type: ignore[arg-type]
     )
-    failed, missing = with_truth(opened.source, dataset, runtime, partial(_add, score))
+    failed, missing = with_truth(opened.source, dataset, runtime, partial(add_record, score))
     for image in missing:
         score.add_missing(image)
-    run = segmentation_run(
-        score.result(replicates=options.replicates, seed=runtime.seed),
+    tuned_on = tuning.dataset.split if tuning else None
+    return run_of(score, opened.source, dataset, runtime, options.replicates, tuned_on), failed
+
+
+def run_of(
+    score: SegmentationScore,
+    source: RecordSource,
+    dataset: Dataset,
+    runtime: Runtime,
+    replicates: int = SegmentationOptions.replicates,
+    tuned_on: str | None = None,
+) -> dict[str, Any]:
+    """The scores of a run of `source` on `dataset` as a JSON-able object.
+
+    Raises:
+        NothingScored: no image was scored.
+    """
+    return segmentation_run(
+        score.result(replicates=replicates, seed=runtime.seed),
         split=dataset.split or "all",
-        labels_given=bool(opened.source.header.provenance.get("labels_given", False)),
-        tuned_on=tuning.dataset.split if tuning else None,
+        labels_given=bool(source.header.provenance.get("labels_given", False)),
+        tuned_on=tuned_on,
     )
-    return run, failed
 
 
-def _add(score: SegmentationScore, record: Record, truth: np.ndarray) -> None:
+def add_record(score: SegmentationScore, record: Record, truth: np.ndarray) -> None:
+    """Score a record of heatmaps, masks or pseudolabels against its truth (H,W).
+
+    Raises:
+        BadInput: another size than the truth, or class ids out of range.
+    """
     for name in ("masks", "labels"):
         if name in record.arrays:
             score.add_mask(record.arrays[name], truth, image=record.id)
