@@ -44,7 +44,7 @@ def _loop(classifier: Classifier, image: np.ndarray) -> Tensor:
     pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
     height, width = image.shape[:2]
     *trunk, _, head = classifier.net.children()
-    weight = head.weight[:_CLASSES, :, None, None]
+    weight = dict(head.named_parameters())["weight"][:_CLASSES, :, None, None]
     present = torch.zeros(_CLASSES, 1, 1)
     present[list(_ASKED)] = 1
     total = torch.zeros(_CLASSES, height, width)
