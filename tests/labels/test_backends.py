@@ -40,6 +40,28 @@ def test_posteriors_equal_those_of_pydensecrf(ours, peer, noise, size):
         agree(mean_field(scores, image, KERNELS, ours), mean_field(scores, image, KERNELS, peer))
 
 
+@pytest.mark.parametrize("terms", [1, 2, 3])
+@pytest.mark.parametrize("labels", [4, 5, 8, 9, 21])
+def test_any_number_of_terms_and_labels_equals_pydensecrf(ours, peer, terms, labels):
+    image, scores = picture(23, 31, noise=20), soft_scores(terms, labels, 23, 31)
+    agree(mean_field(scores, image, KERNELS, ours), mean_field(scores, image, KERNELS, peer))
+
+
+def test_a_plain_picture_equals_pydensecrf_whose_sums_are_long(ours, peer):
+    image = torch.full((240, 320, 3), 250, dtype=torch.uint8)
+    image[60:120, 80:200] = 30
+    scores = soft_scores(1, 3, 240, 320)
+    agree(mean_field(scores, image, KERNELS, ours), mean_field(scores, image, KERNELS, peer))
+
+
+def test_scores_far_apart_neither_overflow_nor_lose_a_label(ours):
+    image, scores = picture(20, 30), soft_scores(1, 5, 20, 30)
+    strong = Kernels(gaussian_compat=300.0, bilateral_compat=500.0)
+    found = mean_field(scores, image, strong, ours)
+    torch.testing.assert_close(found.sum(1), torch.ones(1, 20, 30))
+    assert (found.max(1).values > 0.99).float().mean() > 0.9
+
+
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 1), (2, 3), (3, 5)])
 def test_tiny_images_equal_those_of_pydensecrf(ours, peer, size):
     image, scores = picture(*size), soft_scores(1, 3, *size)

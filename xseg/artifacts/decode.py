@@ -118,6 +118,9 @@ class Part:
         }
         self._check_work_list()
         self._check_grids()
+        # Lists, because one number out of an array costs ten times as much.
+        self._index: list[int] = self.index.tolist()
+        self._sizes: list[list[int]] = self.sizes.tolist()
 
     def _read_failures(self) -> list[Failure]:
         group = self._file["failures"]
@@ -169,9 +172,9 @@ class Part:
             arrays = {name: value for ragged in self._arrays.values() for name, value in ragged.read(position)}
         except _MALFORMED as error:
             raise BadInput(f"{self.where}: {self.ids[position]}: {_first_line(error)}", _DAMAGED) from error
-        height, width = (int(side) for side in self.sizes[position])
+        height, width = self._sizes[position]
         record = Record(
-            int(self.index[position]),
+            self._index[position],
             self.ids[position],
             self.paths[position],
             (height, width),
@@ -240,7 +243,7 @@ class _RaggedReader:
         group = file[ragged.name]
         self.ragged = ragged
         self.values: h5py.Dataset = group["values"]
-        self._columns = {column: group[column][()] for column in ragged.columns}
+        self._columns = {f"{ragged.name}/{column}": group[column][()] for column in ragged.columns}
         offsets, shapes = _whole_numbers(group["offsets"]), _whole_numbers(group["shape"])
         name = ragged.name
         require(
@@ -259,11 +262,14 @@ class _RaggedReader:
         require(int(offsets[-1]) == self.values.shape[0], f"{name}/values has {self.values.shape[0]} entries")
         rows = np.concatenate([[0], np.cumsum(shapes[:, 0])]).astype(np.int64)
         for column, dtype in ragged.columns.items():
-            found = self._columns[column]
+            found = self._columns[f"{ragged.name}/{column}"]
             require(
                 found.dtype == dtype and found.shape == (rows[-1],), f"{name}/{column} is {found.dtype}{found.shape}"
             )
-        self._offsets, self._shapes, self._rows = offsets, shapes, rows
+        # Lists, because one number out of an array costs ten times as much.
+        self._offsets: list[int] = offsets.tolist()
+        self._shapes: list[list[int]] = shapes.tolist()
+        self._rows: list[int] = rows.tolist()
         self._ahead: tuple[int, np.ndarray] = 0, np.empty(0, self.values.dtype)
         self.grids = shapes[:, -2:]
         self.empty = shapes[:, 0] == 0 if ragged.columns else np.zeros(count, bool)
@@ -271,10 +277,11 @@ class _RaggedReader:
         self.nbytes = sizes * self.values.dtype.itemsize + np.diff(rows) * per_row
 
     def read(self, position: int) -> Iterator[tuple[str, np.ndarray]]:
-        start, stop = int(self._offsets[position]), int(self._offsets[position + 1])
+        start, stop = self._offsets[position : position + 2]
         yield self.ragged.name, self._between(start, stop).reshape(self._shapes[position])
-        for column, values in self._columns.items():
-            yield f"{self.ragged.name}/{column}", values[self._rows[position] : self._rows[position + 1]]
+        first, last = self._rows[position : position + 2]
+        for name, values in self._columns.items():
+            yield name, values[first:last]
 
     def _between(self, start: int, stop: int) -> np.ndarray:
         """Values; read some way ahead where images come in turn: a call into HDF5 costs as much as an image."""

@@ -12,6 +12,7 @@ from xseg.artifacts.text import any_controls, without_controls
 from xseg.errors import BadInput, UsageError
 from xseg.version import __version__
 
+_SMALL = 1 << 16  # bytes; shorter texts are copied together, since each call into the hash costs as much as 1 kB
 METHOD_VERSION = 1  # raised when a command's results change for the same parameters
 
 
@@ -26,11 +27,17 @@ def canonical(value: object) -> str:
 
 def sha256(*parts: bytes | str) -> str:
     """Hex sha256 of the parts, each preceded by its length so that no two lists collide."""
-    digest = hashlib.sha256()
+    digest, waiting = hashlib.sha256(), bytearray()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
-        digest.update(len(data).to_bytes(8, "little"))
-        digest.update(data)
+        waiting += len(data).to_bytes(8, "little")
+        if len(data) < _SMALL:
+            waiting += data
+        else:
+            digest.update(waiting)
+            digest.update(data)
+            waiting.clear()
+    digest.update(waiting)
     return digest.hexdigest()
 
 

@@ -4,6 +4,7 @@ from xseg.bench.explanations import explanation_cases
 from xseg.bench.files import file_cases
 from xseg.bench.guidance import guidance_cases
 from xseg.bench.measure import Case
+from xseg.bench.multiscale import multiscale_case
 from xseg.bench.perturbations import perturbation_case
 from xseg.bench.refinement import refinement_cases
 from xseg.bench.scoring import scoring_cases
@@ -25,6 +26,7 @@ def cases(only: str = "") -> list[Case]:
         *file_cases(),
         *scoring_cases(),
         *explanation_cases(),
+        multiscale_case(96, 128),
         *guidance_cases(),
     ]
     found = [case for case in every if only in case.name]

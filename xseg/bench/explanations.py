@@ -88,7 +88,7 @@ def zennit_case(network: str, classes: int) -> Case:
         images = _images(classifier).repeat(classes, 1, 1, 1)
         with Gradient(classifier.net, composite) as attributor:
             start = torch.eye(len(classifier.config.classes))[_targets(classes)]
-            return _scaled(attributor(images, start)[1].sum(1))
+            return scaled(attributor(images, start)[1].sum(1))
 
     return Case(
         f"lrp epsilon-plus {network} {SIDE}, {classes} {'class' if classes == 1 else 'classes'}, against zennit",
@@ -108,7 +108,7 @@ def captum_case(network: str, steps: int = 4) -> Case:
         attributed = IntegratedGradients(classifier).attribute(
             images, torch.zeros_like(images), target=int(_targets(1)[0]), n_steps=steps, internal_batch_size=1
         )
-        return _scaled(attributed.sum(1))
+        return scaled(attributed.sum(1))
 
     settings = (f"steps={steps}", "baseline=zero")
     return Case(
@@ -130,7 +130,7 @@ def path_case(network: str, steps: int = 4) -> Case:
         for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
             leaf = (images * float(node)).requires_grad_()
             total += float(weight) * torch.autograd.grad(classifier(leaf)[0, int(_targets(1)[0])], leaf)[0]
-        return _scaled((images * total).sum(1))
+        return scaled((images * total).sum(1))
 
     return Case(
         f"integrated-gradients steps={steps} {network} {SIDE}, in units of {steps} (f+b)",
@@ -186,10 +186,10 @@ def _targets(classes: int) -> Tensor:
 
 def _explain(classifier: Classifier, method: str, settings: tuple[str, ...], classes: int) -> Tensor:
     query = Query(_images(classifier), torch.zeros(classes, dtype=torch.long), _targets(classes), ("noise",))
-    return _scaled(methods.create(method, settings)(classifier, query))
+    return scaled(methods.create(method, settings)(classifier, query))
 
 
-def _scaled(maps: Tensor) -> Tensor:
+def scaled(maps: Tensor) -> Tensor:
     """Each map over its largest absolute value, so that one tolerance fits all."""
     size = maps.abs().amax((1, 2), keepdim=True)
     return maps / torch.where(size == 0, 1, size)

@@ -22,7 +22,7 @@ from xseg.labels.meanfield import (
 from xseg.registry import Registry
 
 if TYPE_CHECKING:
-    from xseg.labels.fused import FusedLattice
+    from xseg.labels.fused_lattice import FusedLattice
 
 BACKENDS: Registry[Backend] = Registry("CRF backend", group="xseg.crf_backends")
 BACKENDS.register("lattice")(LatticeMeanField)
@@ -105,16 +105,16 @@ class NumbaMeanField:
         near, compat = build(height, width, kernels.gaussian_sxy), (kernels.gaussian_compat, kernels.bilateral_compat)
         features = colour_features(images.cpu(), kernels.bilateral_sxy, kernels.bilateral_srgb).numpy()
         posteriors = [
-            fused.infer(u, near, fused.FusedLattice(f), compat, kernels.iterations)
-            for u, f in zip(unary.cpu().flatten(3).numpy(), features, strict=True)
+            fused.infer(u, near, fused.normalised(f), compat, kernels.iterations)
+            for u, f in zip(unary.cpu().flatten(3).contiguous().numpy(), features, strict=True)
         ]
         return torch.from_numpy(np.stack(posteriors)).reshape(unary.shape).to(unary.device)
 
 
 def _position_lattice(height: int, width: int, sxy: float) -> "FusedLattice":
-    from xseg.labels.fused import FusedLattice
+    from xseg.labels.fused import normalised
 
-    return FusedLattice(grid_features(height, width, sxy, torch.device("cpu")).reshape(-1, 2).numpy())
+    return normalised(grid_features(height, width, sxy, torch.device("cpu")).reshape(-1, 2).numpy())
 
 
 def resolve_backend(name: str = "auto", device: torch.device | None = None) -> Backend:
