@@ -307,6 +307,22 @@ def test_a_reader_that_goes_away_ends_the_writer_quietly(chain, tmp_path):
     assert done.stderr.decode().split() == ["141"]
 
 
+def test_pixel_adaptive_averages_write_all_that_the_crf_writes_and_are_runs_of_their_own(chain, run, tmp_path):
+    labels, maps, masks, cleaned, other = (tmp_path / f"{name}.h5" for name in ("l", "h", "m", "c", "o"))
+    averages = ("--refine", "pixel-adaptive", "--dilations", "1,2,4")
+    run("crf", chain.cam, *averages, "-o", labels)
+    run("crf", chain.cam, "--heatmaps", "--alpha", 3, "--sharpen", 1, "--dtype", "float32", *averages, "-o", maps)
+    run("crf", chain.cam, "--masks", "--alpha", 3, "--sharpen", 1, *averages, "-o", masks)
+    run("crf", masks, "--masks", *averages, "-o", cleaned)
+    run("crf", chain.cam, *averages, "--neighbour-weights", "pamr", "-o", other)
+    assert [run("validate", path).status for path in (labels, maps, masks, cleaned, other)] == [0] * 5
+    assert len({json.loads(run("info", path, "--json").stdout)["run"] for path in (labels, other, chain.labels)}) == 3
+    for refined, mask in zip(records(maps), records(masks), strict=True):
+        shares = refined.arrays["maps"] * refined.arrays["maps/scale"][:, None, None]
+        assert np.allclose(shares.sum(0), 1, atol=1e-5)
+        assert np.array_equal(refined.arrays["maps/class_id"][shares.argmax(0)], mask.arrays["masks"])
+
+
 def test_an_input_may_be_a_list_of_paths(chain, run, tmp_path):
     names = tmp_path / "names"
     names.write_text(f"{chain.cam}\n")
@@ -413,6 +429,15 @@ def test_help_imports_no_torch_and_is_quick():
         (("crf", "{cam}", "-o", "o.h5", "--alpha", "3"), "--alpha"),
         (("crf", "{cam}", "-o", "o.h5", "--masks", "--alpha", "3", "--background", "0.2"), "exclude"),
         (("crf", "{cam}", "-o", "o.h5", "--masks", "--heatmaps"), "--heatmaps"),
+        (("crf", "{cam}", "-o", "o.h5", "--refine", "nonsense"), "--refine nonsense"),
+        (("crf", "{cam}", "-o", "o.h5", "--dilations", "1,2"), "--dilations belongs to --refine pixel-adaptive"),
+        (
+            ("crf", "{cam}", "-o", "o.h5", "--refine", "pixel-adaptive", "--bilateral-sxy", "50"),
+            "--bilateral-sxy belongs to --refine dense-crf",
+        ),
+        (("crf", "{cam}", "-o", "o.h5", "--refine", "pixel-adaptive", "--backend", "lattice"), "--backend belongs"),
+        (("crf", "{cam}", "-o", "o.h5", "--refine", "pixel-adaptive", "--dilations", "1.5"), "dilations"),
+        (("crf", "{cam}", "-o", "o.h5", "--refine", "pixel-adaptive", "--neighbour-weights", "x"), "x: unknown"),
         (("crf", "{cam}", "-o", "o.h5", "--heatmaps", "--dtype", "int3"), "int3"),
         (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--preset", "x"), "--preset x"),
         (("random-walk", "{cam}", "{affinity}", "-o", "o.h5", "--steps", "2", "--log-steps", "1"), "--log-steps"),

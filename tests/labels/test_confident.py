@@ -18,8 +18,10 @@ from xseg.labels.confident import (
     with_threshold,
 )
 from xseg.labels.meanfield import Kernels, LatticeMeanField, mean_field
+from xseg.labels.refinement import DenseCrf
 
 BACKEND = LatticeMeanField()
+CRF = DenseCrf(Kernels(), BACKEND)
 
 
 def column(*scores):
@@ -94,14 +96,14 @@ def test_score_maps_must_be_one_more_than_classes():
 
 def test_an_image_without_labels_is_all_background():
     none, nothing = torch.zeros(0, 6, 7), torch.zeros(0, dtype=torch.int32)
-    low, high = confident_posteriors(none, picture(6, 7), Kernels(), BACKEND)
+    low, high = confident_posteriors(none, picture(6, 7), CRF)
     assert confident_labels(low, high, nothing).eq(0).all()
-    assert threshold_labels(none, nothing, picture(6, 7), Kernels(), BACKEND).eq(0).all()
+    assert threshold_labels(none, nothing, picture(6, 7), CRF).eq(0).all()
 
 
 def test_both_posteriors_are_those_of_separate_runs():
     maps, image = soft_scores(1, 2, 20, 22)[0], picture(20, 22)
-    pair = confident_posteriors(maps, image, Kernels(), BACKEND, (2.0, 16.0))
+    pair = confident_posteriors(maps, image, CRF, (2.0, 16.0))
     for posterior, alpha in zip(pair, (2.0, 16.0), strict=True):
         alone = mean_field(with_background(maps, alpha)[None], image, Kernels(), BACKEND)[0]
         torch.testing.assert_close(posterior, alone, atol=1e-5, rtol=0)
@@ -139,7 +141,7 @@ def test_an_unsure_label_makes_all_labels_equally_likely():
 def test_two_thresholds_give_class_unknown_and_background_without_iterations():
     maps = torch.tensor([[[0.9, 0.2, 0.01]], [[0.1, 0.1, 0.02]]])
     kernels = Kernels(iterations=0)
-    found = threshold_labels(maps, torch.tensor([5, 8]), picture(1, 3), kernels, BACKEND)
+    found = threshold_labels(maps, torch.tensor([5, 8]), picture(1, 3), DenseCrf(kernels, BACKEND))
     assert found.tolist() == [[5, 255, 0]]
 
 
@@ -148,6 +150,6 @@ def test_two_thresholds_use_the_crf_of_their_own_kernels():
     maps = torch.zeros(1, 24, 24)
     maps[0, :, :12] = 0.8
     maps[0, 5, 20] = 0.8  # a single seed far from the object
-    found = threshold_labels(maps, torch.tensor([3]), picture(24, 24), IRN_KERNELS, BACKEND)
+    found = threshold_labels(maps, torch.tensor([3]), picture(24, 24), DenseCrf(IRN_KERNELS, BACKEND))
     assert found[5, 20] == 0
     assert found[10, 3] == 3

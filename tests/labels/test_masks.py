@@ -15,14 +15,16 @@ from xseg.labels.masks import (
     shares,
 )
 from xseg.labels.meanfield import Kernels, LatticeMeanField, mean_field
+from xseg.labels.refinement import DenseCrf
 
 BACKEND = LatticeMeanField()
+CRF = DenseCrf(Kernels(), BACKEND)
 SHARP = Kernels(iterations=0)
 
 
 def mask_of(maps, class_id, image, kernels, *, classes=20, sharpen=None, **background):
     scores, ids = class_scores(maps, class_id, Preparation(sharpen=sharpen), **background)
-    return most_probable(refine(scores, image, kernels, BACKEND), ids, classes)
+    return most_probable(refine(scores, image, DenseCrf(kernels, BACKEND)), ids, classes)
 
 
 def two_halves(height=24, width=30):
@@ -71,8 +73,8 @@ def test_no_maps_give_background_and_many_classes_two_bytes():
 
 def test_a_posterior_sums_to_one_and_one_class_alone_is_certain():
     image = picture(9, 11)
-    assert torch.allclose(refine(soft_scores(1, 3, 9, 11)[0], image, Kernels(), BACKEND).sum(0), torch.ones(9, 11))
-    assert refine(torch.full((1, 9, 11), 0.2), image, Kernels(), BACKEND).eq(1).all()
+    assert torch.allclose(refine(soft_scores(1, 3, 9, 11)[0], image, CRF).sum(0), torch.ones(9, 11))
+    assert refine(torch.full((1, 9, 11), 0.2), image, CRF).eq(1).all()
 
 
 @given(power=st.sampled_from([0.5, 1.0, 3.0]), scale=st.floats(0.01, 100), seed=st.integers(0, 99))
@@ -115,7 +117,7 @@ def test_a_given_mask_is_cleaned_and_its_unknown_pixels_filled(dtype):
     rough = truth.clone()
     rough[3, 4], rough[10, 20] = 6, 0
     rough[:, 14:17] = torch.iinfo(dtype).max
-    found = refine_mask(rough.to(dtype), image, Kernels(), BACKEND)
+    found = refine_mask(rough.to(dtype), image, CRF)
     assert found.dtype == dtype
     assert torch.equal(found.int(), truth)
 
@@ -124,10 +126,10 @@ def test_a_mask_of_one_class_stays_and_one_without_any_becomes_background():
     image = picture(5, 6)
     one = torch.full((5, 6), 4, dtype=torch.uint8)
     one[2, 2] = 255
-    assert refine_mask(one, image, Kernels(), BACKEND).eq(4).all()
-    assert refine_mask(torch.full((5, 6), 255, dtype=torch.uint8), image, Kernels(), BACKEND).eq(0).all()
+    assert refine_mask(one, image, CRF).eq(4).all()
+    assert refine_mask(torch.full((5, 6), 255, dtype=torch.uint8), image, CRF).eq(0).all()
     with pytest.raises(ValueError, match="uint8 or uint16"):
-        refine_mask(one.long(), image, Kernels(), BACKEND)
+        refine_mask(one.long(), image, CRF)
 
 
 def test_preparation_without_meaning_is_refused():

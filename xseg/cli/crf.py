@@ -1,11 +1,13 @@
 """`xseg crf`."""
 
-from typing import Annotated
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Annotated, Any
 
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.options import INPUT, OUTPUT, Blur, ClipPercentile, Root, Sign
+from xseg.cli.options import INPUT, OUTPUT, Blur, ClipPercentile, Root, Sign, numbers
 from xseg.errors import Status, UsageError, require_one_of
 
 KERNELS, LABELS, MASKS, MAPS = "CRF", "Confident labels", "Masks", "Heavy-tailed or signed maps"
@@ -29,14 +31,34 @@ def crf(
     alpha: Annotated[
         float | None, typer.Option(help="--masks, --heatmaps: exponent of (1 - max)^alpha instead.")
     ] = None,
-    confidence: Annotated[float, typer.Option(help="Probability of a hard label before the CRF.")] = 0.7,
-    iterations: Annotated[int, typer.Option(min=0, help="Mean-field steps.")] = 10,
-    gaussian_sxy: Annotated[float, typer.Option(help="Deviation of the position kernel, pixels.")] = 3.0,
-    gaussian_compat: Annotated[float, typer.Option(help="Its weight.")] = 3.0,
-    bilateral_sxy: Annotated[float, typer.Option(help="Deviation in position of the colour kernel, pixels.")] = 80.0,
-    bilateral_srgb: Annotated[float, typer.Option(help="Deviation in colour, levels of 0..255.")] = 13.0,
-    bilateral_compat: Annotated[float, typer.Option(help="Its weight.")] = 10.0,
-    backend: Annotated[str, typer.Option(help="auto, lattice, numba or pydensecrf.")] = "auto",
+    confidence: Annotated[float, typer.Option(help="Probability of a hard label before it is refined.")] = 0.7,
+    refine: Annotated[
+        str, typer.Option(help="dense-crf, or pixel-adaptive: averages over neighbours of similar colour.")
+    ] = "dense-crf",
+    iterations: Annotated[int, typer.Option(min=0, help="Mean-field steps, or averages.")] = 10,
+    gaussian_sxy: Annotated[float | None, typer.Option(help="Deviation of the position kernel, pixels; 3.")] = None,
+    gaussian_compat: Annotated[float | None, typer.Option(help="Its weight; 3.")] = None,
+    bilateral_sxy: Annotated[
+        float | None, typer.Option(help="Deviation in position of the colour kernel, pixels; 80.")
+    ] = None,
+    bilateral_srgb: Annotated[float | None, typer.Option(help="Deviation in colour, levels of 0..255; 13.")] = None,
+    bilateral_compat: Annotated[float | None, typer.Option(help="Its weight; 10.")] = None,
+    backend: Annotated[str | None, typer.Option(help="auto, lattice, numba or pydensecrf; auto.")] = None,
+    neighbour_weights: Annotated[
+        str | None, typer.Option(help="pixel-adaptive: published constants, par or pamr; par.")
+    ] = None,
+    dilations: Annotated[
+        str | None, typer.Option(help="pixel-adaptive: distances of the neighbours, pixels; 1,2,4,8,12,24.")
+    ] = None,
+    colour_width: Annotated[
+        float | None, typer.Option(help="pixel-adaptive: in deviations of the neighbourhood; par 0.3, pamr 0.1.")
+    ] = None,
+    position_width: Annotated[
+        float | None, typer.Option(help="pixel-adaptive: in deviations of the distances; 0.3.")
+    ] = None,
+    position_weight: Annotated[
+        float | None, typer.Option(help="pixel-adaptive: of the distances beside colour; par 0.01, pamr 0.")
+    ] = None,
     sign: Sign = "positive",
     clip_percentile: ClipPercentile = 100.0,
     root: Root = 1.0,
@@ -46,6 +68,8 @@ def crf(
 ) -> Status:
     """Refine heatmaps by a dense CRF into confident labels, masks or heatmaps, or masks into masks.
 
+    --refine pixel-adaptive takes averages over neighbours of similar colour instead (PAR, PAMR).
+
     --sign, --clip-percentile, --root and --blur shape maps that have no background. --sharpen works on all: at each
     pixel the classes, background included, become shares, raised to that power; 1 where maps bring a background.
 
@@ -54,10 +78,11 @@ def crf(
     Example: xseg crf walk.h5 --masks -o masks.h5
 
     Example: xseg crf cam.h5 --heatmaps --alpha 3 -o refined.h5
+
+    Example: xseg crf cam.h5 --masks --alpha 3 --refine pixel-adaptive -o masks.h5
     """
     from xseg.cli.data import meaningful, pair_of, report
     from xseg.labels.masks import Preparation
-    from xseg.labels.meanfield import Kernels
     from xseg.labels.step import CrfOptions
     from xseg.labels.step import crf as run
 
@@ -68,6 +93,21 @@ def crf(
         raise UsageError("--alpha and --background exclude each other")
     if (alpha is not None or background is not None) and not (masks or heatmaps):
         raise UsageError("--alpha and --background belong to --masks and --heatmaps", "see --alpha-low, --alpha-high")
+    kernels = {
+        "gaussian_sxy": gaussian_sxy,
+        "gaussian_compat": gaussian_compat,
+        "bilateral_sxy": bilateral_sxy,
+        "bilateral_srgb": bilateral_srgb,
+        "bilateral_compat": bilateral_compat,
+    }
+    averages = {
+        "neighbour_weights": neighbour_weights,
+        "dilations": dilations,
+        "colour_width": colour_width,
+        "position_width": position_width,
+        "position_weight": position_weight,
+    }
+    _refuse_of_the_other(refine, kernels | {"backend": backend}, averages)
     with meaningful():
         options = CrfOptions(
             writes="masks" if masks else "heatmaps" if heatmaps else "pseudolabels",
@@ -78,9 +118,41 @@ def crf(
             confidence=confidence,
             background=0.2 if background is None else background,
             alpha=alpha,
-            kernels=Kernels(gaussian_sxy, gaussian_compat, bilateral_sxy, bilateral_srgb, bilateral_compat, iterations),
+            **_constants(refine, kernels, averages, iterations),
             preparation=Preparation(sign, clip_percentile, root, blur, sharpen),  # type: ignore[arg-type]
             posteriors=posteriors,
             dtype=dtype,
         )
-    return report(context, run(inputs, options, backend, context.runtime))
+    return report(context, run(inputs, options, backend or "auto", context.runtime))
+
+
+def _refuse_of_the_other(refine: str, of_crf: Mapping[str, object], of_averages: Mapping[str, object]) -> None:
+    """Refuse options that the chosen refinement does not look at."""
+    require_one_of("--refine", refine, "dense-crf", "pixel-adaptive")
+    owner, strange = ("pixel-adaptive", of_averages) if refine == "dense-crf" else ("dense-crf", of_crf)
+    for name, value in strange.items():
+        if value is not None:
+            raise UsageError(f"--{name.replace('_', '-')} belongs to --refine {owner}", f"found --refine {refine}")
+
+
+def _constants(
+    refine: str, kernels: Mapping[str, float | None], averages: dict[str, Any], iterations: int
+) -> dict[str, Any]:
+    """The field of `CrfOptions` that holds the refinement's constants; None keeps the published one."""
+    from xseg.labels.meanfield import Kernels
+    from xseg.labels.pixel_adaptive import PRESETS
+
+    if refine == "dense-crf":
+        return {"kernels": Kernels(iterations=iterations, **_given(kernels))}
+    given = _given(averages)
+    preset = given.pop("neighbour_weights", "par")
+    require_one_of("--neighbour-weights", preset, *PRESETS)
+    if "dilations" in given:
+        given["dilations"] = tuple(
+            int(step) if step.is_integer() else step for step in numbers(given["dilations"], "--dilations")
+        )
+    return {"averages": replace(PRESETS[preset], iterations=iterations, **given)}
+
+
+def _given(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
-from xseg.labels.meanfield import Backend, Kernels, mean_field
+from xseg.labels.meanfield import Kernels
+from xseg.labels.refinement import Refinement
 from xseg.shapes import check_shapes
 
 BACKGROUND = 0
@@ -58,21 +59,20 @@ def with_threshold(maps: Tensor, score: float) -> Tensor:
 
 
 def confident_posteriors(
-    maps: Tensor, image: Tensor, kernels: Kernels, backend: Backend, alphas: tuple[float, float] = PSA_ALPHAS
+    maps: Tensor, image: Tensor, refinement: Refinement, alphas: tuple[float, float] = PSA_ALPHAS
 ) -> tuple[Tensor, Tensor]:
-    """Run the CRF with psa's two background exponents; both runs share the image's lattices.
+    """Refine with psa's two background exponents; both share what is computed of the image.
 
     Args:
         maps: (K,H,W) float32 in [0,1], the classes present.
         image: (H,W,3) uint8 RGB on the same device.
-        kernels: the pairwise terms.
-        backend: as from `resolve_backend`.
+        refinement: a `DenseCrf` or `PixelAdaptive`.
         alphas: the low and the high background exponent.
 
     Returns:
         Posteriors with the low and with the high exponent, (K+1,H,W) float32 each, background first.
     """
-    low, high = mean_field(torch.stack([with_background(maps, alpha) for alpha in alphas]), image, kernels, backend)
+    low, high = refinement(torch.stack([with_background(maps, alpha) for alpha in alphas]), image)
     return low, high
 
 
@@ -167,13 +167,12 @@ def threshold_labels(
     maps: Tensor,
     class_id: Tensor,
     image: Tensor,
-    kernels: Kernels,
-    backend: Backend,
+    refinement: Refinement,
     thresholds: tuple[float, float] = IRN_THRESHOLDS,
     confidence: float = IRN_CONFIDENCE,
     classes: int = 0,
 ) -> Tensor:
-    """Confident labels of irn: hard seeds at two constant background scores, each refined by the CRF.
+    """Confident labels of irn: hard seeds at two constant background scores, each refined.
 
     A class where the high threshold leaves one, background where both leave none, else unknown. Published with
     `IRN_KERNELS`.
@@ -182,10 +181,9 @@ def threshold_labels(
         maps: (K,H,W) float32 in [0,1].
         class_id: (K,) class ids 1..C.
         image: (H,W,3) uint8 RGB on the same device.
-        kernels: the pairwise terms.
-        backend: as from `resolve_backend`.
+        refinement: a `DenseCrf` or `PixelAdaptive`.
         thresholds: background score for the foreground seeds and for the background seeds.
-        confidence: probability of a seed's label in the CRF.
+        confidence: probability of a seed's label before it is refined.
         classes: as for `confident_labels`.
 
     Returns:
@@ -194,7 +192,7 @@ def threshold_labels(
     check_shapes(maps=(maps, "K H W"), class_id=(class_id, "K"))
     seeds = [with_threshold(maps, score).argmax(0) for score in thresholds]
     scores = torch.stack([label_probabilities(seed, len(maps) + 1, confidence) for seed in seeds])
-    sure, likely = mean_field(scores, image, kernels, backend).argmax(1)
+    sure, likely = refinement(scores, image).argmax(1)
     dtype = label_type(max([classes, *class_id.tolist()]))
     ids = torch.cat([torch.tensor([unknown(dtype)], device=maps.device), class_id.to(maps.device).long()])
     labels = ids[sure]

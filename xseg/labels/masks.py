@@ -1,4 +1,4 @@
-"""Heatmaps and masks refined by the CRF, and the preparation that maps need before it."""
+"""Heatmaps and masks refined, and the preparation that maps need before it."""
 
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ from xseg.labels.confident import (
     with_background,
     with_threshold,
 )
-from xseg.labels.meanfield import Backend, Kernels, mean_field
+from xseg.labels.refinement import Refinement
 from xseg.labels.shaping import SMALL, Shaping, shape_maps
 from xseg.shapes import check_shapes
 
@@ -50,7 +50,7 @@ def class_scores(
     background: float | None = None,
     alpha: float | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """What the CRF starts from: one score per pixel and class, background among them.
+    """What a refinement starts from: one score per pixel and class, background among them.
 
     Args:
         maps: (K,H,W) float. With a background among them, as a random walk leaves them, on one common scale.
@@ -91,17 +91,16 @@ def shares(scores: Tensor, power: float = 1.0) -> Tensor:
     return of_sum / of_sum.sum(0).clamp(min=SMALL)
 
 
-def refine(scores: Tensor, image: Tensor, kernels: Kernels, backend: Backend) -> Tensor:
-    """Posterior after the CRF.
+def refine(scores: Tensor, image: Tensor, refinement: Refinement) -> Tensor:
+    """Scores after the refinement.
 
     Args:
         scores: (K,H,W) float32 in [0,1] at the size of the image, background among them.
         image: (H,W,3) uint8 RGB on the same device.
-        kernels: the pairwise terms.
-        backend: as from `resolve_backend`.
+        refinement: a `DenseCrf` or `PixelAdaptive`.
 
     Returns:
-        (K,H,W) float32; a pixel's classes sum to 1.
+        (K,H,W) float32. After a CRF a pixel's classes sum to 1; after averages they do if the scores did.
 
     Raises:
         ValueError: shapes that do not fit.
@@ -109,7 +108,7 @@ def refine(scores: Tensor, image: Tensor, kernels: Kernels, backend: Backend) ->
     check_shapes(scores=(scores, "K H W"), image=(image, "H W 3"))
     if len(scores) == 1:
         return torch.ones_like(scores)
-    return mean_field(scores[None], image, kernels, backend)[0]
+    return refinement(scores[None], image)[0]
 
 
 def most_probable(posterior: Tensor, ids: Tensor, classes: int) -> Tensor:
@@ -127,17 +126,14 @@ def most_probable(posterior: Tensor, ids: Tensor, classes: int) -> Tensor:
     return ids[posterior.argmax(0)].to(label_type(classes))
 
 
-def refine_mask(
-    mask: Tensor, image: Tensor, kernels: Kernels, backend: Backend, confidence: float = IRN_CONFIDENCE
-) -> Tensor:
-    """Refine an existing mask with the CRF, over the classes it holds; unknown pixels receive one of them.
+def refine_mask(mask: Tensor, image: Tensor, refinement: Refinement, confidence: float = IRN_CONFIDENCE) -> Tensor:
+    """Refine an existing mask over the classes it holds; unknown pixels receive one of them.
 
     Args:
         mask: (H,W) uint8 or uint16 class ids, the type's highest value for unknown.
         image: (H,W,3) uint8 RGB on the same device.
-        kernels: the pairwise terms.
-        backend: as from `resolve_backend`.
-        confidence: probability of a pixel's label before the CRF, in (0,1).
+        refinement: a `DenseCrf` or `PixelAdaptive`.
+        confidence: probability of a pixel's label before it is refined, in (0,1).
 
     Returns:
         (H,W) in the type of `mask`; a mask that is unknown everywhere becomes background.
@@ -155,5 +151,5 @@ def refine_mask(
     rows = torch.searchsorted(ids, given)
     rows[given == unknown(mask.dtype)] = len(ids)
     scores = label_probabilities(rows, len(ids), confidence)
-    posterior = mean_field(scores[None], image, kernels, backend)[0]
+    posterior = refinement(scores[None], image)[0]
     return ids[posterior.argmax(0)].to(mask.dtype)

@@ -17,7 +17,9 @@ from xseg.labels.backends import resolve_backend
 from xseg.labels.confident import confident_labels, confident_posteriors, threshold_labels
 from xseg.labels.masks import Preparation, class_scores, most_probable, refine, refine_mask
 from xseg.labels.meanfield import Backend, Kernels
+from xseg.labels.pixel_adaptive import PixelAdaptive
 from xseg.labels.pool import in_processes
+from xseg.labels.refinement import DenseCrf, Refinement
 from xseg.labels.shaping import shape_maps
 from xseg.runs.images import execute
 from xseg.runs.photographs import Photograph, Photographs, heatmaps_of
@@ -36,10 +38,11 @@ class CrfOptions:
         alpha_low: psa's exponent of a generous background, from whose CRF the foreground is taken.
         alpha_high: psa's exponent of a strict background, from whose CRF the background is taken.
         thresholds: irn's background scores for foreground and background seeds.
-        confidence: probability of a hard label before the CRF (irn's seeds; masks as input).
+        confidence: probability of a hard label before it is refined (irn's seeds; masks as input).
         background: constant background score for masks and heatmaps from maps without a background channel.
         alpha: exponent of (1 - max)^alpha instead of `background`.
         kernels: constants of the CRF.
+        averages: refine by pixel-adaptive averages with these constants instead.
         preparation: how maps become scores.
         posteriors: also store both posteriors of psa's mode.
         dtype: of refined heatmaps; None: float16.
@@ -54,6 +57,7 @@ class CrfOptions:
     background: float = 0.2
     alpha: float | None = None
     kernels: Kernels = field(default_factory=Kernels)
+    averages: PixelAdaptive | None = None
     preparation: Preparation = field(default_factory=Preparation)
     posteriors: bool = False
     dtype: str | None = None
@@ -77,6 +81,7 @@ class CrfOptions:
             "masks": (*of_labels, "dtype"),
             "heatmaps": (*of_labels, "confidence"),
         }[self.writes]
+        unused += ("averages",) if self.averages is None else ("kernels",)
         values = asdict(self) | {"dtype": stored_dtype(self.dtype, signed=False)}
         return {key: value for key, value in values.items() if key not in unused}
 
@@ -87,7 +92,8 @@ def crf(inputs: Sequence[str], options: CrfOptions, backend: str, runtime: Runti
     Args:
         inputs: heatmaps, or to write masks also masks; paths or `-`.
         options: what decides the result.
-        backend: name of the CRF's implementation, or `auto`; recorded, but results agree within 1e-4.
+        backend: name of the CRF's implementation, or `auto`; recorded, but results agree within 1e-4. Pixel-adaptive
+            averages have but one.
         runtime: shared options.
 
     Raises:
@@ -96,7 +102,7 @@ def crf(inputs: Sequence[str], options: CrfOptions, backend: str, runtime: Runti
     """
     device = resolve(runtime.device)
     engine = resolve_backend(backend, device)
-    if not engine.accelerated:
+    if options.averages is None and not engine.accelerated:
         device = torch.device("cpu")
     kinds = ("heatmaps", "masks") if options.writes == "masks" else ("heatmaps",)
     source = RecordSource(
@@ -106,8 +112,8 @@ def crf(inputs: Sequence[str], options: CrfOptions, backend: str, runtime: Runti
     photographs = Photographs(source, runtime)
 
     with ExitStack() as stack:
-        engine = stack.enter_context(_parallel(engine, device, runtime))
-        refine = _Refiner(options, engine, device, len(header.classes))
+        refinement = stack.enter_context(_parallel(options, engine, device, runtime))
+        refine = _Refiner(options, refinement, device, len(header.classes))
 
         def refined(photograph: Photograph) -> Record:
             return halving(lambda some: [refine(one) for one in some], [photograph])[0]
@@ -133,31 +139,32 @@ def crf(inputs: Sequence[str], options: CrfOptions, backend: str, runtime: Runti
 
 
 @contextmanager
-def _parallel(engine: Backend, device: torch.device, runtime: Runtime) -> Iterator[Backend]:
+def _parallel(options: CrfOptions, engine: Backend, device: torch.device, runtime: Runtime) -> Iterator[Refinement]:
     """One image per core: by threads where the backend releases the GIL, else by processes."""
     workers = max(1, cores() if runtime.workers is None else runtime.workers)
+    refinement = options.averages or DenseCrf(options.kernels, engine)
     if device.type != "cpu":
-        yield engine
-    elif engine.parallel == "processes" and workers > 1:
+        yield refinement
+    elif options.averages is None and engine.parallel == "processes" and workers > 1:
         with in_processes(engine, workers) as pooled:
-            yield pooled
+            yield DenseCrf(options.kernels, pooled)
     else:
         with threads(1):
-            yield engine
+            yield refinement
 
 
 class _Refiner:
     """A photograph with its maps or mask to a record."""
 
-    def __init__(self, options: CrfOptions, backend: Backend, device: torch.device, classes: int) -> None:
-        self._options, self._backend, self._device, self._classes = options, backend, device, classes
+    def __init__(self, options: CrfOptions, refinement: Refinement, device: torch.device, classes: int) -> None:
+        self._options, self._refinement, self._device, self._classes = options, refinement, device, classes
 
     def __call__(self, photograph: Photograph) -> Record:
         image = torch.from_numpy(np.ascontiguousarray(photograph.image)).to(self._device)
         record = photograph.record
         if "masks" in record.arrays:
             mask = torch.from_numpy(record.arrays["masks"]).to(self._device)
-            cleaned = refine_mask(mask, image, self._options.kernels, self._backend, self._options.confidence)
+            cleaned = refine_mask(mask, image, self._refinement, self._options.confidence)
             return replace(record, arrays={"masks": cleaned.cpu().numpy()})
         maps, class_id = heatmaps_of(record)
         write = self._confident if self._options.writes == "pseudolabels" else self._refined
@@ -167,7 +174,7 @@ class _Refiner:
         options = self._options
         constant = options.background if options.alpha is None else None
         scores, ids = class_scores(maps, class_id, options.preparation, constant, options.alpha)
-        posterior = refine(scores, image, options.kernels, self._backend)
+        posterior = refine(scores, image, self._refinement)
         if options.writes == "masks":
             return {"masks": most_probable(posterior, ids, self._classes).cpu().numpy()}
         values, scale = joint_scale(posterior.cpu().numpy(), stored_dtype(options.dtype, signed=False))
@@ -183,15 +190,14 @@ class _Refiner:
                 scores,
                 class_id,
                 image,
-                options.kernels,
-                self._backend,
+                self._refinement,
                 options.thresholds,
                 options.confidence,
                 self._classes,
             )
             return {"labels": labels.cpu().numpy()}
         alphas = (options.alpha_low, options.alpha_high)
-        low, high = confident_posteriors(scores, image, options.kernels, self._backend, alphas)
+        low, high = confident_posteriors(scores, image, self._refinement, alphas)
         arrays = {"labels": confident_labels(low, high, class_id, classes=self._classes).cpu().numpy()}
         if options.posteriors:
             ids = np.concatenate([[0], class_id.numpy()]).astype(np.int32)
@@ -202,6 +208,7 @@ class _Refiner:
 
 def _header(source: RecordSource, options: CrfOptions, backend: str, device: torch.device, runtime: Runtime) -> Header:
     of_heatmaps = {"signed": False, "class_specific": True, "map_size": "image"}
+    known = {"backend": backend} if options.averages is None else {}
     return Header(
         options.writes,
         source.header.classes,
@@ -210,7 +217,7 @@ def _header(source: RecordSource, options: CrfOptions, backend: str, device: tor
         parents=(source.parent,),
         argv=runtime.argv,
         extra=of_heatmaps if options.writes == "heatmaps" else {},
-        provenance=provenance(device, backend=backend) | inherited(source.header),
+        provenance=provenance(device, None, **known) | inherited(source.header),
         root=source.header.root,
         work=source.header.work,
         shard=str(source.shard) if source.shard else "",

@@ -19,6 +19,7 @@ from xseg.heatmaps.step import Labels
 from xseg.labels.backends import resolve_backend
 from xseg.labels.masks import most_probable, refine
 from xseg.labels.meanfield import Backend, Kernels
+from xseg.labels.refinement import DenseCrf
 from xseg.runs.given import Given, jobs_of, reader
 from xseg.runs.images import execute
 from xseg.runs.provenance import provenance
@@ -123,7 +124,7 @@ class _Segmented:
     def _refined(self, engine: Backend, posterior: Tensor, ids: Tensor, image: np.ndarray) -> tuple[Tensor, Tensor]:
         device = posterior.device if engine.accelerated else torch.device("cpu")
         picture = torch.from_numpy(np.ascontiguousarray(image)).to(device)
-        return refine(posterior.to(device), picture, Kernels(), engine), ids.to(device)
+        return refine(posterior.to(device), picture, DenseCrf(Kernels(), engine)), ids.to(device)
 
 
 def present(posterior: Tensor, least: float) -> Tensor:
