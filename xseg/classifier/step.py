@@ -205,14 +205,19 @@ def _origin(weights: str) -> Parent:
 
 
 def _refuse_old_head(model: ModelOptions) -> None:
+    _require_file(model.weights)
     if is_artifact(model.weights) and (model.keep_head or model.head_init == "transfer"):
         asked = "--keep-head" if model.keep_head else "--head-init transfer"
         raise UsageError(f"{asked}: the head of the artifact {model.weights} is not taken over", "leave it out")
 
 
+def _require_file(weights: str) -> None:
+    if is_artifact(weights) and not Path(weights).is_file():
+        raise InputMissing(f"--weights {weights}: no such file", "name weights or an artifact")
+
+
 def _of_artifact(model: ModelOptions) -> tuple[Classifier, Parent]:
-    if not Path(model.weights).is_file():
-        raise InputMissing(f"--weights {model.weights}: no such file", "name weights or an artifact")
+    _require_file(model.weights)
     given = model.model is not None or model.output_stride is not None or model.options
     if model.probe is None or given:
         raise UsageError(
