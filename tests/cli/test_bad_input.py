@@ -291,6 +291,22 @@ def test_an_input_that_is_not_there_is_named(chain, run, tmp_path, out, command)
     refused(ended, none, out=out)
 
 
+@pytest.mark.parametrize("name", ["nowhere.pth", "nowhere.h5", "directory"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("train-cls", "{data}", "--init-only"),
+        ("train-cls", "{data}", "--init-only", "--keep-head"),
+        ("train-cls", "{data}", "--head-init", "transfer"),
+        ("train-guided", "{data}", "--masks", "2"),
+    ],
+)
+def test_weights_that_are_not_there_are_named(chain, run, tmp_path, out, command, name):
+    (tmp_path / "directory").mkdir()
+    words = [text.format(data=chain.data) for text in command]
+    refused(run(*words, *MODEL, "--weights", tmp_path / name, "-o", out, status=66), tmp_path / name, out=out)
+
+
 @pytest.fixture
 def unlabelled(chain, tmp_path):
     """Photographs alone."""

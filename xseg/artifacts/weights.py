@@ -39,6 +39,11 @@ def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
     return {key: tensor.detach().cpu().numpy() for key, tensor in state.items()}
 
 
+def is_artifact(weights: str) -> bool:
+    """Whether `--weights` names an artifact, not a file of another program, `hub` or `none`."""
+    return weights.endswith(".h5")
+
+
 def read_weights(source: str, kind: str) -> tuple[Header, str, str, dict[str, torch.Tensor]]:
     """Read a network.
 

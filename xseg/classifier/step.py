@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 
 from xseg.artifacts.header import Header, Parent
-from xseg.artifacts.weights import read_weights
+from xseg.artifacts.weights import is_artifact, read_weights
 from xseg.classifier.config import ClassifierConfig, Scalar
 from xseg.classifier.model import Classifier, attach_probe, build, create, create_former, former_model
 from xseg.classifier.rotation import ROTATIONS, Accuracy
@@ -16,7 +16,6 @@ from xseg.classifier.samples import permute_labels
 from xseg.classifier.settings import TrainSettings
 from xseg.classifier.train import Objective, TrainResult, train_classifier
 from xseg.classifier.transfer import start_from_frequencies, transfer_head
-from xseg.classifier.weights import is_artifact
 from xseg.datasets.index import Dataset
 from xseg.device import cores, resolve
 from xseg.errors import BadInput, InputMissing, UsageError
@@ -176,10 +175,10 @@ def _network(dataset: Dataset, model: ModelOptions, run: _Run) -> tuple[Classifi
     elif model.model is None:
         raise UsageError("--model is missing", "give one, or with --probe a classifier artifact to --weights")
     else:
+        origin = weights_parent(model.weights)
         _refuse_old_head(model)
         if model.head_init == "transfer":
             former_model(model.model, model.weights, dict(model.options or {}))  # refuse before anything is made
-        origin = _origin(model.weights)
         classifier = create(
             model.model,
             model.class_names if model.keep_head else classes,
@@ -198,26 +197,15 @@ def _network(dataset: Dataset, model: ModelOptions, run: _Run) -> tuple[Classifi
     return classifier, origin
 
 
-def _origin(weights: str) -> Parent:
-    if not is_artifact(weights):
-        return weights_parent(weights)
-    return Parent("classifier", read_weights(weights, "classifier")[1])
-
-
 def _refuse_old_head(model: ModelOptions) -> None:
-    _require_file(model.weights)
     if is_artifact(model.weights) and (model.keep_head or model.head_init == "transfer"):
         asked = "--keep-head" if model.keep_head else "--head-init transfer"
         raise UsageError(f"{asked}: the head of the artifact {model.weights} is not taken over", "leave it out")
 
 
-def _require_file(weights: str) -> None:
-    if is_artifact(weights) and not Path(weights).is_file():
-        raise InputMissing(f"--weights {weights}: no such file", "name weights or an artifact")
-
-
 def _of_artifact(model: ModelOptions) -> tuple[Classifier, Parent]:
-    _require_file(model.weights)
+    if not Path(model.weights).is_file():
+        raise InputMissing(f"--weights {model.weights}: no such file", "name weights or an artifact")
     given = model.model is not None or model.output_stride is not None or model.options
     if model.probe is None or given:
         raise UsageError(

@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from xseg.artifacts.weights import is_artifact
 from xseg.artifacts.weights import read_weights as read_artifact
 from xseg.errors import BadInput, InputMissing
 
@@ -24,11 +25,6 @@ UNREADABLE = (
 # `teacher` is DINO's network of the two that is evaluated, `network` RotNet's.
 _NESTED = ("state_dict", "model", "model_state_dict", "teacher", "network")
 _CLUSTER_HEAD = re.compile(r"(?:^|\.)cluster_head\.(\d+)\.")
-
-
-def is_artifact(weights: str) -> bool:
-    """Whether `--weights` names an artifact of this program."""
-    return Path(weights).suffix == ".h5"
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:

@@ -28,7 +28,9 @@ def train_guided(
         str | None, typer.Argument(metavar="[CLASSIFIER]", help="Where to start, made by train-cls.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Without CLASSIFIER: the network, as for train-cls.")] = None,
-    weights: Annotated[str | None, typer.Option(help="Without CLASSIFIER: a file, 'hub' or 'none'.")] = None,
+    weights: Annotated[
+        str | None, typer.Option(help="Without CLASSIFIER: a file, an artifact, 'hub' or 'none'.")
+    ] = None,
     model_set: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the model.")] = None,
     output_stride: Annotated[int | None, typer.Option(min=1, help="Of the model.")] = None,
     heatmap: Annotated[

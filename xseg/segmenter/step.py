@@ -8,12 +8,11 @@ import torch
 
 from xseg.artifacts.header import Header, Parent
 from xseg.artifacts.record import Record
-from xseg.artifacts.weights import read_weights
+from xseg.artifacts.weights import is_artifact, read_weights
 from xseg.classifier.config import Scalar
 from xseg.classifier.model import Classifier
 from xseg.classifier.model import create as create_classifier
 from xseg.classifier.step import load_classifier, progress_of
-from xseg.classifier.weights import is_artifact
 from xseg.datasets.index import Dataset
 from xseg.device import cores, resolve
 from xseg.errors import BadInput, UsageError

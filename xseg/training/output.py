@@ -7,10 +7,10 @@ from torch import Tensor
 
 from xseg.artifacts.header import Header, Parent, sha256
 from xseg.artifacts.publish import check_writable
-from xseg.artifacts.weights import read_weights, write_weights
+from xseg.artifacts.weights import is_artifact, read_weights, write_weights
 from xseg.datasets.index import Dataset
 from xseg.datasets.source import digest
-from xseg.errors import BadInput, CannotCreate
+from xseg.errors import BadInput, CannotCreate, InputMissing
 from xseg.runs.runtime import Runtime
 from xseg.training.checkpoint import Checkpoint
 
@@ -24,8 +24,21 @@ def dataset_parent(dataset: Dataset) -> Parent:
 
 
 def weights_parent(weights: str) -> Parent:
-    """Identity of the weights training starts from: the file's sha256, `hub` or `none`."""
-    return Parent("weights", weights if weights in {"hub", "none"} else digest(Path(weights).read_bytes()))
+    """Identity of the weights training starts from: an artifact's content, a file's sha256, `hub` or `none`.
+
+    Raises:
+        InputMissing: a file that is not there or cannot be read.
+        BadInput: an artifact that is damaged, or no classifier.
+    """
+    if weights in {"hub", "none"}:
+        return Parent("weights", weights)
+    if is_artifact(weights):
+        return Parent("classifier", read_weights(weights, "classifier")[1])
+    try:
+        return Parent("weights", digest(Path(weights).read_bytes()))
+    except OSError as error:
+        hint = "a .safetensors or .pth file, an artifact, or hub, or none"
+        raise InputMissing(f"--weights {weights}: cannot be read ({error.strerror})", hint) from error
 
 
 def is_finished(path: Path, header: Header, runtime: Runtime) -> bool:
