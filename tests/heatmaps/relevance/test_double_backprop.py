@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional
 
 import xseg.heatmaps.relevance
 from tests.heatmaps.nets import ask, normalised
 from tests.heatmaps.relevance.nets import everything
 from xseg.heatmaps import methods
+from xseg.heatmaps.relevance.affine import Affine
 
 SOURCES = sorted(Path(xseg.heatmaps.relevance.__file__).parent.glob("*.py"))
 # Not so close to a pole that finite differences could not be taken.
@@ -111,3 +113,34 @@ def test_the_engine_cuts_no_graph_and_writes_into_no_tensor():
         text = source.read_text().replace("images if graph else images.detach()", "images")
         assert not re.search(r"\.detach\(|\.data\b|\.item\(|\.numpy\(", text), source
         assert not re.findall(r"\.[a-z]\w*[a-z0-9]_\(|\w [-*/]= ", text), source
+
+
+@pytest.mark.parametrize("last", [False, True], ids=["channels first", "channels last"])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"stride": 2, "padding": 1}, {"groups": 4, "padding": 1}, {"dilation": 2, "padding": (2, 1)}, {"groups": 2}],
+    ids=str,
+)
+def test_the_transpose_of_a_convolution_is_differentiated_as_a_matrix_is(options, last):
+    groups = options.get("groups", 1)
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(4, 4 // groups, 3, 3, generator=random, dtype=torch.float64)
+    x = torch.zeros(2, 4, 7, 6, dtype=torch.float64)
+    x = x.contiguous(memory_format=torch.channels_last) if last else x
+    layer = Affine("convolution", functional.conv2d, weight, None, options)
+    r = torch.randn(3, *layer(x, weight).shape, generator=random, dtype=torch.float64)
+    unit = torch.eye(x[:1].numel(), dtype=torch.float64).view(-1, *x.shape[1:])
+
+    def by_matrix(r, weight):
+        matrix = layer(unit, weight).flatten(1)  # row i: what input i adds to the outputs
+        return (r.flatten(2) @ matrix.T).view(len(r), *x.shape)
+
+    given = r.requires_grad_(), weight.requires_grad_()
+    slope = torch.randn(3, *x.shape, generator=random, dtype=torch.float64)
+    ours, theirs = layer.transpose(r, weight, x), by_matrix(r, weight)
+    torch.testing.assert_close(ours, theirs)
+    for found, wanted in zip(
+        torch.autograd.grad(ours, given, slope), torch.autograd.grad(theirs, given, slope), strict=True
+    ):
+        torch.testing.assert_close(found, wanted)
+    assert torch.autograd.gradgradcheck(lambda r, weight: layer.transpose(r, weight, x), given, fast_mode=True)

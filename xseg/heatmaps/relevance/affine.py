@@ -87,10 +87,12 @@ class Affine:
         layout = torch.channels_last if last else torch.contiguous_format
         # of the input the call reads shape and layout only; channels last is the faster by a third
         like = torch.empty(shape, dtype=rows.dtype, device=rows.device, memory_format=layout)
-        backward = torch.ops.aten.convolution_backward
-        zeros, which = [0] * sides, (True, False, False)
-        options = (stride, _each(padding, sides), dilation, False, zeros, groups, which)
-        return backward(rows.contiguous(memory_format=layout), like, weight, None, *options)[0]
+        rows = rows.contiguous(memory_format=layout)
+        options = (stride, _each(padding, sides), dilation, False, [0] * sides, groups)
+        if torch.is_grad_enabled() and (rows.requires_grad or weight.requires_grad):
+            transposed: Tensor = _Transposed.apply(rows, weight, like, options)
+            return transposed
+        return _backward(rows, like, weight, options, 0)
 
     def scaled(self, factor: Tensor, shift: Tensor) -> "Affine":
         """The map followed by a factor (out,) and a shift (out,) for each of its channels."""
@@ -107,6 +109,35 @@ class Affine:
     def per_channel(self) -> int:
         """How many axes follow the channel axis of y."""
         return 0 if self.kind == "dense" else self.weight.ndim - (1 if self.kind == "scale" else 2)
+
+
+def _backward(slope: Tensor, x: Tensor, weight: Tensor, options: tuple[Any, ...], which: int) -> Tensor:
+    """The gradient of a convolution with respect to its input (`which` 0) or its weight (1)."""
+    wanted = (which == 0, which == 1, False)
+    found: Tensor = torch.ops.aten.convolution_backward(slope, x, weight, None, *options, wanted)[which]
+    return found
+
+
+class _Transposed(torch.autograd.Function):
+    """A transposed convolution whose own gradient is a convolution and a convolution's gradient.
+
+    Torch would differentiate its call for the gradient of a convolution by a loop over groups, which makes the second
+    derivative of a depthwise convolution cost as much as all the rest of a network's.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, like: Tensor, options: tuple[Any, ...]) -> Tensor:  # noqa: ANN401 - of torch
+        ctx.save_for_backward(rows, weight)
+        ctx.options = options
+        return _backward(rows, like, weight, options, 0)
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401 - of torch
+        rows, weight = ctx.saved_tensors
+        options = ctx.options
+        wants = ctx.needs_input_grad
+        forward = torch.convolution(slope, weight, None, *options) if wants[0] else None
+        return forward, _backward(rows, slope, weight, options, 1) if wants[1] else None, None, None
 
 
 def scale_of(
