@@ -45,6 +45,22 @@ def test_a_unit_of_cost_needs_not_compute_the_same():
     assert found.cost == pytest.approx(1 / found.ratio)
 
 
+def test_another_clock_is_read_around_each_way_and_pairs_are_bounded():
+    now, calls = [0.0], []
+
+    def way(seconds):
+        def run():
+            calls.append(seconds)
+            now[0] += seconds
+            return torch.zeros(1)
+
+        return run
+
+    found = measure(Case("case", way(6.0), way(2.0), 0, clock=lambda: now[0], most_pairs=2), pairs=9)
+    assert (found.low, found.ratio, found.high, found.milliseconds) == (3.0, 3.0, 3.0, 2000.0)
+    assert calls == [6.0, 2.0, 6.0, 2.0, 2.0, 6.0]
+
+
 def test_threads_are_put_back():
     before = torch.get_num_threads()
     measured = run([Case("case", busy(0, 1.0), busy(0, 1.0), 0)], pairs=1)

@@ -1,13 +1,16 @@
 """The cases of `xseg bench`; references have the algorithm of the published code."""
 
+from xseg.bench.chain import chain_case
 from xseg.bench.explanations import explanation_cases
 from xseg.bench.files import file_cases
 from xseg.bench.guidance import guidance_cases
+from xseg.bench.loading import loading_case
 from xseg.bench.measure import Case
 from xseg.bench.multiscale import multiscale_case
 from xseg.bench.perturbations import perturbation_case
 from xseg.bench.refinement import refinement_cases
 from xseg.bench.scoring import scoring_cases
+from xseg.device import cores
 from xseg.errors import UsageError
 
 
@@ -27,6 +30,7 @@ def cases(only: str = "") -> list[Case]:
         *scoring_cases(),
         *explanation_cases(),
         multiscale_case(96, 128),
+        *([chain_case(24), loading_case(8)] if cores() > 1 else []),
         *guidance_cases(),
     ]
     found = [case for case in every if only in case.name]

@@ -22,6 +22,8 @@ class Case:
         unit: that unit ("f+b": a forward and a backward pass); empty where the reference computes the same.
         compared: what of our result is compared, untimed, as what can be read back from a file; None: all of it.
         spent: what a way uses of something else than CPU time, in bytes; always the same, so it is taken once.
+        clock: seconds that are compared; anything but CPU time is told in the name.
+        most_pairs: timed pairs at most, where one takes long.
     """
 
     name: str
@@ -32,6 +34,8 @@ class Case:
     unit: str = ""
     compared: Callable[[Tensor], Tensor] | None = None
     spent: Callable[[Callable[[], Tensor]], float] | None = None
+    clock: Callable[[], float] = time.process_time
+    most_pairs: int = 1000
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,10 @@ class Ratio:
 
     Attributes:
         name: of the case.
-        ratio: median over pairs of reference time / our time, CPU time of one thread.
+        ratio: median over pairs of reference time / our time, by the case's clock: CPU time of one thread.
         low: smallest pair ratio.
         high: largest.
-        milliseconds: our median CPU time.
+        milliseconds: our median time.
         difference: largest absolute difference of the results.
         equal: whether that is within the case's tolerance; a ratio without it is worth nothing.
         unit: of the case.
@@ -72,16 +76,16 @@ def measure(case: Case, pairs: int = 7) -> Ratio:
         case: what to run; the first call of each is not timed.
         pairs: number of pairs.
     """
-    case.reference()
-    expected = (case.expected or case.reference)()
+    computed = case.reference()
+    expected = computed if case.expected is None else case.expected()
     found = case.ours() if case.compared is None else case.compared(case.ours())
     difference = float((expected.double() - found.double()).abs().max())
     if case.spent is not None:
         return _of_memory(case, case.spent, difference)
     ratios, times = [], []
-    for pair in range(pairs):
+    for pair in range(min(pairs, case.most_pairs)):
         order = (case.reference, case.ours) if pair % 2 == 0 else (case.ours, case.reference)
-        spent = {way: _cpu_seconds(way) for way in order}
+        spent = {way: _seconds(way, case.clock) for way in order}
         ratios.append(spent[case.reference] / spent[case.ours])
         times.append(spent[case.ours])
     return Ratio(
@@ -105,7 +109,7 @@ def _of_memory(case: Case, spent: Callable[[Callable[[], Tensor]], float], diffe
         ratio,
         ratio,
         ratio,
-        1e3 * _cpu_seconds(case.ours),
+        1e3 * _seconds(case.ours, case.clock),
         difference,
         difference <= case.tolerance,
         case.unit,
@@ -125,7 +129,7 @@ def run(cases: Iterable[Case], pairs: int = 7) -> Iterator[Ratio]:
         torch.set_num_threads(before)
 
 
-def _cpu_seconds(way: Callable[[], Tensor]) -> float:
-    start = time.process_time()
+def _seconds(way: Callable[[], Tensor], clock: Callable[[], float]) -> float:
+    start = clock()
     way()
-    return max(time.process_time() - start, 1e-9)
+    return max(clock() - start, 1e-9)
