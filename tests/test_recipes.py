@@ -28,6 +28,14 @@ CASES = [
     ("perturbation.sh", {"FAMILY": "vit", "SPLIT": "val", "SIZE": "224", "STEPS": "maps scores foreground"}),
     ("methods.sh", {"STEPS": "maps scores specificity sanity foreground localisation multilabel"}),
     ("unet.sh", {"STEPS": "train maps scores accuracy"}),
+    (
+        "guided.sh",
+        {
+            "NETWORK": "--model timm:resnet50 --weights hub",
+            "SCRATCH": "--model multi-task-unet --model-set encoder=resnet50",
+            "RUNS": "guided mt-unet unet scratch",
+        },
+    ),
     ("ssl.sh", {"NETS": "one=cls.h5", "STEPS": "banks maps perturbation segmentation probes figure"}),
 ]
 

@@ -74,6 +74,22 @@ def test_a_guided_classifier_still_classifies_and_its_classes_can_be_asked_for_b
         tmp_path / "affinity.h5")  # fmt: skip
 
 
+def test_a_decoder_with_a_head_of_its_own_learns_from_the_same_masks(chain, run, tmp_path):
+    shape = ("--model-set", "width=4", "--model-set", "fine=8")
+    out, maps = tmp_path / "multi.h5", tmp_path / "maps.h5"
+    run("train-guided", chain.data, chain.cls, *GUIDED, "--heatmap", "segmentation-head", *shape, "-o", out)
+    made = header(out)
+    assert made.params["decoder"] == {"width": 4, "fine": 8}
+    assert made.params["guidance"]["heatmap"] == ["segmentation-head", {}]
+    assert {name.split(".")[0] for name in weights(out)} == {"encoder", "decoder", "segment"}
+    run("explain", out, chain.data, "--split", "val", "--method", "guided", "--targets", "all", "-o", maps)
+    assert header(maps).params["method"] == "segmentation-head"
+    assert all(record.arrays["maps/class_id"].tolist() == [0, 1, 2, 3] for record in records(maps))
+    run("evaluate", out, "--protocol", "classification", "--dataset", chain.data, "--split", "val")
+    refused = run("train-guided", chain.data, chain.cls, *GUIDED, *shape, "-o", tmp_path / "no.h5", status=2)
+    assert "knows its model" in refused.stderr
+
+
 def test_a_new_network_is_guided_from_the_start(chain, run, tmp_path):
     out = tmp_path / "new.h5"
     told = run("train-guided", chain.data, *MODEL, *TRAIN, "--masks", "all", "--epochs", 1, "--heatmap", "grad-cam",

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from xseg.classifier import Classifier, ClassifierConfig
+from xseg.classifier.multi_task import PART, MultiTaskShape, multi_task_unet
 from xseg.device import torchvision_ready
 from xseg.heatmaps import Query
 
@@ -60,13 +61,18 @@ def attending(classes=CLASSES, seed=5, **config):
     return wrap(net, classes, seed, **{"layer": "patch_embed.proj", "head": "head"} | config)
 
 
+def segmenting(classes=CLASSES, **config):
+    """A multi-task U-Net, for the method that reads its decoder."""
+    torchvision_ready()
+    shape = MultiTaskShape(encoder="test_efficientnet", width=4, fine=8, drop_rate=0.5)
+    paths = {"layer": f"{PART}.bn2", "head": f"{PART}.classifier"}
+    return wrap(multi_task_unet(shape, len(classes)), classes, **(paths | config))
+
+
 def network_for(method, classes=CLASSES, **config):
-    """`pooled`, or `attending` for a method that cannot serve it."""
-    classifier = pooled(classes, **config)
-    if method.serves(classifier) is not None:
-        classifier = attending(classes, **config)
-        assert method.serves(classifier) is None
-    return classifier
+    """The first of `pooled`, `attending` and `segmenting` that the method serves."""
+    made = (make(classes, **config) for make in (pooled, attending, segmenting))
+    return next(classifier for classifier in made if method.serves(classifier) is None)
 
 
 def parts(classifier):
@@ -74,6 +80,8 @@ def parts(classifier):
     net = classifier.net
     if hasattr(net, "features"):
         return net.fc, net.features[2], net.drop, "features.0"
+    if hasattr(net, "segment"):
+        return net.get_submodule(f"{PART}.classifier"), net.segment, net.drop, f"{PART}.conv_stem"
     return net.head, net.patch_embed.proj, net.head_drop, "patch_embed.proj"
 
 

@@ -15,7 +15,7 @@ class ClassifierConfig:
     """Recipe of a classifier; with the weights it is the whole `classifier` artifact.
 
     Args:
-        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit`, `unet` or `package.module:factory`.
+        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit`, `unet`, `multi-task-unet` or `package.module:factory`.
         classes: class names in the order of the logits (background not listed).
         activation: `sigmoid` for multi-label heads, `softmax` for single-label ones.
         input_size: height, width in pixels the network was made for.

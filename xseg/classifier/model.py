@@ -12,6 +12,7 @@ from xseg.classifier.capture import module_at
 from xseg.classifier.checkpoints import find_network
 from xseg.classifier.config import Activation, ClassifierConfig, Scalar
 from xseg.classifier.linear_probe import LinearProbe, probe_name, probed
+from xseg.classifier.own import OwnKind
 from xseg.classifier.probe import find_head, find_layer, trace
 from xseg.classifier.sides import nearest, refused_steps
 from xseg.classifier.sources import (
@@ -113,15 +114,19 @@ class Classifier(nn.Module):
         return self.net.get_submodule(self.config.head)
 
 
-def build(config: ClassifierConfig) -> Classifier:
-    """A fresh classifier from its config alone: no weights, no network access; load them into `.net`.
+def build(config: ClassifierConfig, seed: int = 0) -> Classifier:
+    """A fresh classifier from its config alone: no network access; load its weights into `.net`.
+
+    Args:
+        config: the recipe.
+        seed: of the weights that it has until then.
 
     Raises:
         UsageError, Unavailable: the model cannot be constructed here.
         BadInput: `config.layer` or `config.head` is not a module of it.
     """
     model, layer = probed(config.model)
-    net = _construct(parse_source(model), config, trusted=False)
+    net = _construct(parse_source(model), config, trusted=False, seed=seed)
     if layer is not None:
         net = LinearProbe(net, layer, config.logits, config.input_size)
     classifier = Classifier(config, net)
@@ -195,7 +200,7 @@ def create(
     net = _construct(source, config, trusted=True, seed=seed)
     given = preprocessing(source, net)
     config = replace(config, input_size=input_size or given.input_size, mean=mean or given.mean, std=std or given.std)
-    config = _probed(config, net, layer or (source.own.layer if source.own else None))
+    config = _probed(config, net, layer, source.own)
     state, clusters = _weights(published_weights(source, config.options), weights, net, config.head)
     if keep_head and state is not None:
         if source.own and not source.own.is_whole(state):
@@ -322,7 +327,8 @@ def _construct(source: Source, config: ClassifierConfig, *, trusted: bool, seed:
         )
 
 
-def _probed(config: ClassifierConfig, net: nn.Module, layer: str | None) -> ClassifierConfig:
+def _probed(config: ClassifierConfig, net: nn.Module, layer: str | None, own: OwnKind | None) -> ClassifierConfig:
+    layer = layer or (own.layer if own else None)
     for side, step in zip(config.input_size, refused_steps(net), strict=True):
         if side % step:
             raise UsageError(
@@ -331,6 +337,8 @@ def _probed(config: ClassifierConfig, net: nn.Module, layer: str | None) -> Clas
     calls, logits = trace(net, config.input_size)
     if logits != config.logits:
         raise UsageError(f"--model {config.model}: {logits} logits for {config.logits} classes")
+    if own and own.layer is None:  # what is fresh leads to other things than logits
+        calls = [call for call in calls if call.path.split(".")[0] not in own.fresh]
     head = find_head(calls, logits)
     last = find_layer(net, calls, head, config.input_size) if layer is None else None
     if last is None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from xseg.classifier import hybrid, unet
+from xseg.classifier import hybrid, multi_task, unet
 from xseg.classifier.encoder import Preprocessing
 from xseg.classifier.shape import Shape
 
@@ -20,7 +20,7 @@ class OwnKind:
         make: a network of a shape, with that many logits, at an output stride.
         part: what the published network is in it: the option that names it.
         whole: how keys of a state dict begin that the part does not have.
-        layer: module path of the last feature map.
+        layer: module path of the last feature map; None: it is the part's, found by probing what is not `fresh`.
         fresh: module paths beside the head that are new where weights are those of the part, and learn at its rate.
         published: timm's name of the part's weights of a shape, or of weights of the whole; None: there are none.
         preprocessing: what the weights expect.
@@ -32,7 +32,7 @@ class OwnKind:
     make: Callable[[Any, int, int | None], nn.Module]
     part: str
     whole: str
-    layer: str
+    layer: str | None
     fresh: tuple[str, ...]
     published: Callable[[Any], str | None]
     preprocessing: Callable[[nn.Module], Preprocessing]
@@ -74,6 +74,18 @@ OWN_KINDS: dict[str, OwnKind] = {
         fresh=(unet.FEATURES,),
         published=_of_unet,
         preprocessing=unet.preprocessing_of,
+        load=unet.load_unet,
+        reads_part=False,
+    ),
+    multi_task.MultiTaskShape.kind: OwnKind(
+        shape=multi_task.MultiTaskShape,
+        make=multi_task.multi_task_unet,
+        part="encoder",
+        whole=unet.WHOLE,
+        layer=None,
+        fresh=(unet.FEATURES, multi_task.SEGMENT),
+        published=_of_unet,
+        preprocessing=multi_task.preprocessing_of,
         load=unet.load_unet,
         reads_part=False,
     ),

@@ -29,7 +29,7 @@ class Source:
     """A parsed `--model`.
 
     Args:
-        kind: `timm`, `torchvision`, `factory`, or one of `OWN_KINDS`: `hybrid-vit`, `unet`.
+        kind: `timm`, `torchvision`, `factory`, or one of `OWN_KINDS`: `hybrid-vit`, `unet`, `multi-task-unet`.
         name: the model's name, or `package.module:factory`.
     """
 
@@ -46,7 +46,7 @@ class Source:
 
 
 def parse_source(model: str) -> Source:
-    """Take `timm:NAME`, `NAME`, `torchvision:NAME`, `hybrid-vit`, `unet` or `package.module:factory` apart.
+    """Take `timm:NAME`, `NAME`, `torchvision:NAME`, `hybrid-vit`, `unet`, `multi-task-unet` or `package.module:factory` apart.
 
     Raises:
         UsageError: none of these.

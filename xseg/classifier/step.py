@@ -32,7 +32,7 @@ class ModelOptions:
     """Which network, and from what weights.
 
     Attributes:
-        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit`, `unet` or `package.module:factory`; None: that of the
+        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit`, `unet`, `multi-task-unet` or `package.module:factory`; None: that of the
             artifact in `weights`.
         weights: a .safetensors or .pth file, a classifier artifact, `hub` or `none`.
         keep_head: keep the weights' own classes.

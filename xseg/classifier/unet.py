@@ -150,6 +150,7 @@ class TimmEncoder(nn.Module):
     Args:
         name: a convolutional network of timm.
         depth: the coarsest features have the stride 2^depth.
+        classes: of its own head, which is kept with all that comes before it; None: neither is built.
 
     Attributes:
         channels: of each feature map, from fine to coarse.
@@ -160,18 +161,20 @@ class TimmEncoder(nn.Module):
         ValueError: no feature maps at that stride, or of a network that takes images of some sizes only.
     """
 
-    def __init__(self, name: str, depth: int) -> None:
+    def __init__(self, name: str, depth: int, classes: int | None = None) -> None:
         super().__init__()
         import timm
 
-        net: Any = timm.create_model(name, pretrained=False, num_classes=0, global_pool="")
+        ends = {"num_classes": 0, "global_pool": ""} if classes is None else {"num_classes": classes}
+        net: Any = timm.create_model(name, pretrained=False, **ends)
         if takes_one_size(net) or side_steps(net) != (1, 1):
             raise ValueError("it takes images of some sizes only")
         if not hasattr(net, "forward_intermediates"):
             raise ValueError("timm offers none of its intermediate features")
         whole = net.state_dict().keys()
         self._indices = _ends_of_strides(net, 2**depth)
-        net.prune_intermediate_layers(self._indices, prune_norm=True, prune_head=True)
+        if classes is None:
+            net.prune_intermediate_layers(self._indices, prune_norm=True, prune_head=True)
         self.net = net
         self.unused = frozenset(whole - net.state_dict().keys())
         self.strides, self.channels = self._probed()
@@ -192,6 +195,12 @@ class TimmEncoder(nn.Module):
         net: Any = self.net
         features: list[Tensor] = net.forward_intermediates(images, indices=self._indices, intermediates_only=True)
         return features
+
+    def with_logits(self, images: Tensor) -> tuple[list[Tensor], Tensor]:
+        """The same features, and the logits (N,C) of the network's own head."""
+        net: Any = self.net
+        last, features = net.forward_intermediates(images, indices=self._indices)
+        return features, net.forward_head(last)
 
 
 def _listed(net: Any) -> list[dict[str, Any]]:  # noqa: ANN401 - timm's networks
@@ -274,19 +283,28 @@ def unet(shape: UNetShape, classes: int, output_stride: int | None = None) -> nn
     Raises:
         UsageError: no such encoder, one without feature maps at that depth, or an output stride.
     """
+    refuse_stride(output_stride)
+    encoder = PlainEncoder(shape.width, shape.depth) if shape.encoder == PLAIN else timm_encoder(shape)
+    return UNet(shape, encoder, classes)
+
+
+def refuse_stride(output_stride: int | None) -> None:
+    """Refuse any other stride than that of the pixels."""
     if output_stride not in (None, 1):
         raise UsageError(
             f"--output-stride {output_stride}: a U-Net's last features have a position for every pixel", "leave it out"
         )
-    return UNet(shape, _encoder(shape), classes)
 
 
-def _encoder(shape: UNetShape) -> PlainEncoder | TimmEncoder:
-    if shape.encoder == PLAIN:
-        return PlainEncoder(shape.width, shape.depth)
+def timm_encoder(shape: UNetShape, classes: int | None = None) -> TimmEncoder:
+    """The encoder of a shape that names one of timm; see `TimmEncoder`.
+
+    Raises:
+        UsageError: no such encoder, or one without feature maps at that depth.
+    """
     require_timm(shape.encoder, f"--set encoder={shape.encoder}")
     try:
-        return TimmEncoder(shape.encoder, shape.depth)
+        return TimmEncoder(shape.encoder, shape.depth, classes)
     except UNFIT as error:
         raise UsageError(
             f"--set encoder={shape.encoder}: it cannot be one ({reason_of(error)})",

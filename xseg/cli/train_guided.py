@@ -31,7 +31,10 @@ def train_guided(
     weights: Annotated[
         str | None, typer.Option(help="Without CLASSIFIER: a file, an artifact, 'hub' or 'none'.")
     ] = None,
-    model_set: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Argument of the model.")] = None,
+    model_set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Argument of the model, or of the decoder that segmentation-head adds."),
+    ] = None,
     output_stride: Annotated[int | None, typer.Option(min=1, help="Of the model.")] = None,
     heatmap: Annotated[
         str, typer.Option(help="A differentiable explanation method, see: xseg methods.", autocompletion=method_names)
@@ -151,13 +154,14 @@ def train_guided(
         dataset=trainer_data(dataset, format_, split, context),
         split=lambda name: trainer_data(dataset, format_, name, context),
         classifier=classifier,
-        model=_model(classifier, model, weights, model_set, output_stride),
+        model=_model(classifier, model, weights, model_set if classifier is None else None, output_stride),
         masks=masks,
         balance=mask_balance,
         ignored=ignore_region,
         against=tuple(against or ()),
         validation=trainer_data(dataset, format_, val_split, context) if val_split else None,
         layer=layer,
+        decoder=_decoder(classifier, model_set, heatmap) if classifier is not None else None,
     )
     report_training(context, train(inputs, settings, background, context.runtime, at_once=classes_at_once))
 
@@ -173,11 +177,8 @@ def _model(
     from xseg.cli.data import options_of
 
     if classifier is not None:
-        if model is not None or weights is not None or options or output_stride is not None:
-            raise UsageError(
-                f"CLASSIFIER {classifier} knows its model and weights",
-                "leave --model, --weights, --model-set and --output-stride out, or CLASSIFIER",
-            )
+        if model is not None or weights is not None or output_stride is not None:
+            raise _known(classifier)
         return None
     if model is None or weights is None:
         missing = "--model" if model is None else "--weights"
@@ -185,3 +186,19 @@ def _model(
             f"neither CLASSIFIER nor {missing} is given", "give CLASSIFIER, or --model NAME --weights FILE|hub|none"
         )
     return ModelOptions(model=model, weights=weights, output_stride=output_stride, options=options_of(options or ()))
+
+
+def _decoder(classifier: str, options: list[str] | None, heatmap: str) -> Any:  # noqa: ANN401 - as above
+    """Options of what is added to CLASSIFIER."""
+    from xseg.cli.data import options_of
+
+    if options and heatmap != "segmentation-head":
+        raise _known(classifier)
+    return options_of(options or ())
+
+
+def _known(classifier: str) -> UsageError:
+    return UsageError(
+        f"CLASSIFIER {classifier} knows its model and weights",
+        "leave --model, --weights, --model-set and --output-stride out, or CLASSIFIER",
+    )

@@ -1,13 +1,17 @@
 """The network that guidance starts from: a trained classifier, or a new one, with a logit for the background."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from xseg.classifier.capture import module_at
+from xseg.classifier.config import Scalar
 from xseg.classifier.linear_probe import probed
 from xseg.classifier.model import Classifier, build
+from xseg.classifier.multi_task import PART, MultiTaskShape
+from xseg.classifier.sources import parse_source, resolved_options
 from xseg.errors import UsageError
 from xseg.guided.losses import LOCALISATION, SEGMENTATION
 from xseg.heatmaps.registry import Method, methods
@@ -47,15 +51,40 @@ def prepared(classifier: Classifier, background: bool, layer: str | None, seed: 
         return Classifier(config, classifier.net)
     widened = build(replace(config, background=True))
     state = dict(classifier.net.state_dict())
-    for name in ("weight", "bias"):
-        if (key := f"{config.head}.{name}") in state:
-            state[key] = torch.cat([_first(name, state[key], seed), state[key]])
+    for key, wanted in widened.net.state_dict().items():
+        if wanted.shape != state[key].shape:  # the head, and what else makes a map or a logit for each class
+            state[key] = torch.cat([_first(state[key], seed), state[key]])
     widened.net.load_state_dict(state)
     return widened
 
 
-def _first(name: str, rows: Tensor, seed: int) -> Tensor:
-    if name == "bias":
+def with_decoder(classifier: Classifier, options: Mapping[str, Scalar], seed: int) -> Classifier:
+    """A trained classifier with a new decoder that has a head of its own, a multi-task U-Net; its logits stay the same.
+
+    Args:
+        classifier: of timm, as timm builds it.
+        options: of the decoder, see `xseg.classifier.unet.UNetShape`.
+        seed: of its weights.
+
+    Raises:
+        UsageError: another network, one that cannot be an encoder, or options that mean nothing.
+    """
+    config = classifier.config
+    source = parse_source(config.model)
+    if source.kind != "timm" or config.options or config.output_stride:
+        raise UsageError(
+            f"a decoder for {config.model}: needed a network of timm, without options and output stride",
+            "make CLASSIFIER with: xseg train-cls --model timm:NAME",
+        )
+    shape = resolved_options(parse_source(MultiTaskShape.kind), {"encoder": source.name, **options})
+    head, layer = f"{PART}.{config.head}", f"{PART}.{config.layer}"
+    made = build(replace(config, model=MultiTaskShape.kind, options=shape, head=head, layer=layer), seed)
+    made.net.get_submodule(PART).load_state_dict(classifier.net.state_dict())
+    return made
+
+
+def _first(rows: Tensor, seed: int) -> Tensor:
+    if rows.ndim == 1:
         return rows.new_zeros(1)
     random = torch.Generator().manual_seed(key_seed(seed, "background"))
     return torch.randn((1, *rows.shape[1:]), generator=random).to(rows) * 0.01

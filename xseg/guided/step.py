@@ -1,6 +1,6 @@
 """The step `train-guided`: images, labels and masks in, a classifier whose heatmaps are segmentations out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from xseg.artifacts.header import Header, Parent
+from xseg.classifier.config import Scalar
 from xseg.classifier.model import Classifier, create
+from xseg.classifier.multi_task import MultiTaskShape
 from xseg.classifier.step import ModelOptions, load_classifier, progress_of, summary
 from xseg.classifier.train import TrainResult
 from xseg.classifier.validation import require_classes
@@ -17,7 +19,7 @@ from xseg.device import cores, resolve
 from xseg.errors import BadInput, UsageError
 from xseg.guided.losses import SEGMENTATION
 from xseg.guided.masks import Regions, chosen_items, masks_parent
-from xseg.guided.network import guiding_method, prepared, with_heatmap
+from xseg.guided.network import guiding_method, prepared, with_decoder, with_heatmap
 from xseg.guided.settings import GuidedSettings
 from xseg.guided.terms import Others
 from xseg.guided.train import train_guided
@@ -44,6 +46,7 @@ class GuidedInputs:
         against: paths of classifiers for the loss `diversity`.
         validation: measured at the end.
         layer: module path that heatmaps look at; None: the classifier's own.
+        decoder: options of the decoder that the heatmap `segmentation-head` adds to `classifier`.
     """
 
     dataset: Dataset
@@ -56,6 +59,7 @@ class GuidedInputs:
     against: Sequence[str] = ()
     validation: Dataset | None = None
     layer: str | None = None
+    decoder: Mapping[str, Scalar] | None = None
 
 
 def train(
@@ -140,6 +144,8 @@ def _network(
     if inputs.classifier is not None:
         _, content, given = load_classifier(inputs.classifier, torch.device("cpu"))
         given.lay_out(torch.contiguous_format)
+        if settings.heatmap[0] == "segmentation-head" and given.config.model != MultiTaskShape.kind:
+            given = with_decoder(given, inputs.decoder or {}, seed)
         wanted = (needed or given.config.background) if background is None else background
         return prepared(given, wanted, inputs.layer, seed), Parent("classifier", content)
     model = inputs.model
@@ -188,6 +194,8 @@ def _header(
         "layer": inputs.layer,
         "seed": runtime.seed,
     }
+    if inputs.decoder:
+        decided["decoder"] = dict(inputs.decoder)
     if inputs.classifier is None and inputs.model is not None:
         model = asdict(inputs.model)
         decided["model"] = {name: model[name] for name in ("model", "output_stride", "options")}

@@ -14,6 +14,7 @@ from xseg.heatmaps import (  # noqa: F401 - importing registers the methods
     relevance,
     rollout,
     score_cam,
+    segmentation,
 )
 from xseg.heatmaps.inference import HeatmapSet, explain_images
 from xseg.heatmaps.prediction import predict_images
