@@ -46,7 +46,7 @@ class Source:
 
 
 def parse_source(model: str) -> Source:
-    """Take `timm:NAME`, `NAME`, `torchvision:NAME`, `hybrid-vit`, `unet`, `multi-task-unet` or `package.module:factory` apart.
+    """Take `timm:NAME`, `NAME`, `torchvision:NAME`, a name of `OWN_KINDS` or `package.module:factory` apart.
 
     Raises:
         UsageError: none of these.

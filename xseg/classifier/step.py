@@ -32,8 +32,8 @@ class ModelOptions:
     """Which network, and from what weights.
 
     Attributes:
-        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit`, `unet`, `multi-task-unet` or `package.module:factory`; None: that of the
-            artifact in `weights`.
+        model: `timm:NAME`, `torchvision:NAME`, `hybrid-vit`, `unet`, `multi-task-unet` or `package.module:factory`;
+            None: that of the artifact in `weights`.
         weights: a .safetensors or .pth file, a classifier artifact, `hub` or `none`.
         keep_head: keep the weights' own classes.
         class_names: their names; None: ImageNet's.

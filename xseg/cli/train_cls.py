@@ -25,7 +25,8 @@ def train_cls(
     model: Annotated[
         str | None,
         typer.Option(
-            help="timm:NAME, torchvision:NAME, hybrid-vit, unet, multi-task-unet, package.module:factory; unless an artifact has it."
+            help="timm:NAME, torchvision:NAME, hybrid-vit, unet, multi-task-unet, package.module:factory; "
+            "unless an artifact has it."
         ),
     ] = None,
     init_only: Annotated[bool, typer.Option("--init-only", help="Wrap the model without training it.")] = False,
