@@ -64,5 +64,5 @@ def test_memory_is_reported_as_such():
 
 def test_the_cases_name_what_they_compare():
     names = [case.name for case in guidance_cases()]
-    assert len(names) == len(set(names)) == 8
+    assert len(names) == len(set(names)) == 10
     assert all("5 classes" in name for name in names)

@@ -129,18 +129,22 @@ def transition(
     _check_precision(affinities=affinities.dtype, dtype=dtype)
     links = _links(affinities.to(dtype) ** beta, radius)
     nodes, width = links.shape[0], affinities.shape[2]
-    root = links.sum(1).sqrt()
-    shifts = torch.tensor([dy * width + dx for dy, dx in _both_ways(radius)], device=links.device)
-    row, slot = links.nonzero(as_tuple=True)
-    column = row + shifts[slot]
-    values = links[row, slot] / (root[row] * root[column])
-    starts = functional.pad((links != 0).sum(1).cumsum(0), (1, 0))
+    root, there = links.sum(1).sqrt(), links != 0
+    count = there.sum(1)
+    starts = functional.pad(count.cumsum(0), (1, 0))
     # 32-bit indices are what the CPU library works on; others it would convert at every product.
-    compact = torch.int32 if row.numel() < 2**31 else torch.int64
+    compact = torch.int32 if int(starts[-1]) < 2**31 else torch.int64
+    shifts = torch.tensor([dy * width + dx for dy, dx in _both_ways(radius)], device=links.device, dtype=compact)
+    # Entries are picked, never listed by place: lists of places would be the largest thing here.
+    values = links.div_(root[:, None])[there]
+    del links
+    column = (torch.arange(nodes, device=root.device, dtype=compact)[:, None] + shifts)[there]
+    for part, there in zip(values.chunk(8), column.chunk(8), strict=True):
+        part /= root[there]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
         matrix = torch.sparse_csr_tensor(
-            starts.to(compact), column.to(compact), values, size=(nodes, nodes), check_invariants=False
+            starts.to(compact), column, values, size=(nodes, nodes), check_invariants=False
         )
     return Transition(matrix, root, (affinities.shape[1], width))
 
@@ -160,9 +164,9 @@ def _both_ways(radius: float) -> list[tuple[int, int]]:
 def _links(pairs: Tensor, radius: float) -> Tensor:
     """Half pairs (O, h, w) -> links (N, 2 O + 1) of each node in the order of `_both_ways`, itself with weight 1."""
     count, height, width = pairs.shape
-    links = pairs.new_zeros(2 * count + 1, height, width)
-    links[count] = 1
+    links = pairs.new_zeros(height, width, 2 * count + 1)
+    links[..., count] = 1
     for index, first, second in windows(height, width, radius):
-        links[count + 1 + index, *first] = pairs[index, *first]
-        links[count - 1 - index, *second] = pairs[index, *first]
-    return links.flatten(1).T.contiguous()
+        links[*first, count + 1 + index] = pairs[index, *first]
+        links[*second, count - 1 - index] = pairs[index, *first]
+    return links.flatten(0, 1)

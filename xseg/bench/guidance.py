@@ -1,12 +1,14 @@
 """Cases about model guidance: what a step costs in classification steps, in time and in memory."""
 
 from collections.abc import Iterator
+from functools import cache
 
 import torch
 from torch import Tensor
 
 from xseg.bench.measure import Case
 from xseg.bench.memory import peak_bytes
+from xseg.classifier.config import Scalar
 from xseg.classifier.model import Classifier, create
 from xseg.guided.settings import GuidedSettings
 from xseg.guided.task import GuidedTask
@@ -25,6 +27,7 @@ def guidance_cases() -> Iterator[Case]:
         for at_once in (0, 1):
             yield guidance_case(heatmap, at_once, memory=False)
             yield guidance_case(heatmap, at_once, memory=True)
+        yield decoder_case(heatmap)
 
 
 def guidance_case(heatmap: tuple[str, ...], at_once: int, *, memory: bool) -> Case:
@@ -42,19 +45,28 @@ def guidance_case(heatmap: tuple[str, ...], at_once: int, *, memory: bool) -> Ca
     )
 
 
-_networks: list[Classifier] = []
+def decoder_case(heatmap: tuple[str, ...]) -> Case:
+    """A step with masks, in units of that of a multi-task U-Net with about as many weights."""
+    return Case(
+        f"train-guided step, {' '.join(heatmap)}, {NETWORK} {SIDE}, {CLASSES + 1} classes, in U-Net steps",
+        lambda: _step(("segmentation-head",), 0, model="multi-task-unet"),
+        lambda: _step(heatmap, 0),
+        _CLOSE,
+        expected=lambda: _step(heatmap, 1),
+        unit="step of a multi-task U-Net",
+    )
 
 
-def _network() -> Classifier:
-    if not _networks:
-        classes = [str(number) for number in range(CLASSES)]
-        _networks.append(create(f"torchvision:{NETWORK}", classes, weights="none", background=True).eval())
-    return _networks[0]
+@cache
+def _network(model: str) -> Classifier:
+    classes = [str(number) for number in range(CLASSES)]
+    options: dict[str, Scalar] = {} if model == NETWORK else {"encoder": NETWORK, "width": 16, "fine": 8}
+    return create(model, classes, weights="none", options=options, background=True).eval()
 
 
-def _step(heatmap: tuple[str, ...], at_once: int, *, guided: bool = True) -> Tensor:
+def _step(heatmap: tuple[str, ...], at_once: int, *, guided: bool = True, model: str = NETWORK) -> Tensor:
     """The gradient of the first layer's weights, over its largest value."""
-    classifier = _network()
+    classifier = _network(model)
     settings = GuidedSettings(heatmap=heatmap)
     terms = terms_of(settings, CLASSES, False, ()) if guided else []
     method = methods.create(heatmap[0], heatmap[1:])

@@ -19,10 +19,10 @@ class _Ledger(TorchDispatchMode):
         self._seen: set[int] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
-        given = {id(t.untyped_storage()) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        given = {id(t.untyped_storage()) for t in _dense((args, kwargs))}
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and id(tensor.untyped_storage()) not in given:
+        for tensor in _dense(result):
+            if id(tensor.untyped_storage()) not in given:
                 self._add(tensor.untyped_storage())
         return result
 
@@ -37,6 +37,11 @@ class _Ledger(TorchDispatchMode):
     def _drop(self, identity: int, size: int) -> None:
         self._seen.discard(identity)
         self.held -= size
+
+
+def _dense(values: Any) -> list[Tensor]:  # noqa: ANN401
+    """The tensors among them that have a storage; a sparse one holds dense ones, which were made before it."""
+    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.layout == torch.strided]
 
 
 def peak_bytes(way: Callable[[], object]) -> int:

@@ -12,6 +12,7 @@ from xseg.affinity.loss import affinities, affinity_loss, pair_affinity
 from xseg.affinity.pairs import half_offsets, pair_labels, windows
 from xseg.affinity.transition import transition
 from xseg.bench.measure import Case
+from xseg.bench.memory import peak_bytes
 from xseg.datasets.synthetic import render
 from xseg.labels.backends import resolve_backend
 from xseg.labels.meanfield import Kernels, mean_field
@@ -23,6 +24,7 @@ _ABSENT = 1e-5  # what pydensecrf clips the probability of an absent class to
 def refinement_cases() -> list[Case]:
     """All of them; the CRF's need pydensecrf."""
     found = [walk_case(36, 63, 3), walk_case(36, 63, 21), large_walk_case(128, 256, 20), loss_case(448)]
+    found += [walk_case(36, 63, 3, memory=True), loss_case(448, memory=True)]
     if importlib.util.find_spec("pydensecrf"):
         found += [crf_case(labels) for labels in (2, 3, 4)]
         found += [both_alphas_case(3), both_alphas_case(3, peer_labels=21)]
@@ -74,7 +76,7 @@ def both_alphas_case(labels: int, peer_labels: int | None = None) -> Case:
     )
 
 
-def walk_case(height: int, width: int, classes: int) -> Case:
+def walk_case(height: int, width: int, classes: int, *, memory: bool = False) -> Case:
     """T^256 on one grid, against squaring the dense matrix eight times as psa does."""
     torch.manual_seed(0)
     features = functional.interpolate(torch.randn(1, 64, 6, 9), size=(height, width), mode="bilinear")[0] * 2
@@ -87,10 +89,11 @@ def walk_case(height: int, width: int, classes: int) -> Case:
         return maps @ matrix
 
     return Case(
-        f"random walk {height}x{width}, {classes} maps, against dense squaring",
+        f"random walk {height}x{width}, {classes} maps, against dense squaring{_measured(memory)}",
         dense,
         lambda: transition(pairs).apply(maps.double(), 256).float(),
         1e-4,
+        spent=peak_bytes if memory else None,
     )
 
 
@@ -119,7 +122,7 @@ def large_walk_case(height: int, width: int, classes: int) -> Case:
     )
 
 
-def loss_case(channels: int, batch: int = 2, side: int = 56) -> Case:
+def loss_case(channels: int, batch: int = 2, side: int = 56, *, memory: bool = False) -> Case:
     """Affinity loss and its gradient, against gathering all pairs as psa does."""
     torch.manual_seed(0)
     features = torch.randn(batch, channels, side, side)
@@ -143,8 +146,13 @@ def loss_case(channels: int, batch: int = 2, side: int = 56) -> Case:
         return leaf.grad
 
     return Case(
-        f"affinity loss and gradient, {channels} channels, {side}x{side}, against gathering",
+        f"affinity loss and gradient, {channels} channels, {side}x{side}, against gathering{_measured(memory)}",
         lambda: gradient(True),
         lambda: gradient(False),
         1e-6,
+        spent=peak_bytes if memory else None,
     )
+
+
+def _measured(memory: bool) -> str:
+    return ", peak memory" if memory else ""
