@@ -1,6 +1,7 @@
 """What every registered method promises, tried on all of them."""
 
 import copy
+import gc
 from dataclasses import replace
 
 import numpy as np
@@ -198,6 +199,32 @@ def test_the_classifier_is_left_as_it_was(name, training):
     assert query.images.grad is None
     assert hooks(classifier) == 0
     torch.testing.assert_close(evaluated, method(classifier.eval(), query))  # dropout was off
+
+
+@pytest.mark.parametrize("graph", [False, True])
+@pytest.mark.parametrize("name", NAMES)
+def test_no_tensor_waits_for_python_to_look_for_circles(name, graph):
+    """A graph that refers to itself stays in memory for hundreds of images more."""
+    method, classifier = create(name), network(name)
+    if graph and not method.differentiable:
+        pytest.skip("its maps cannot be differentiated")
+    query = ask(normalised(2), PAIRS, create_graph=graph)
+    method(classifier, query)  # what is done but once
+    gc.collect()
+    gc.disable()
+    try:
+        maps = method(classifier, query)
+        if maps.requires_grad:
+            maps.sum().backward()
+        del maps
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        held = [tuple(thing.shape) for thing in gc.garbage if isinstance(thing, torch.Tensor)]
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not held
 
 
 @pytest.mark.parametrize("name", NAMES)

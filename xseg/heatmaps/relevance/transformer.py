@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -38,6 +38,9 @@ class TransformerWalker(Walker):
         wanted: as in `Walker`.
     """
 
+    one_source: ClassVar[dict[str, str]] = {**Walker.one_source, "softmax": "_unchanged"}
+    several_sources: ClassVar[dict[str, str]] = {**Walker.several_sources, "matmul": "_matmul", "product": "_product"}
+
     def __init__(self, tape: Tape, variant: Variant, wanted: Sequence[int] = (0,)) -> None:
         super().__init__(tape, divide_as_published, wanted)
         self._scaled = variant == "ours"
@@ -45,8 +48,6 @@ class TransformerWalker(Walker):
         self._nonnegative = nonnegative(tape)
         self._firsts = first_layers(tape)
         self._torn = frozenset(step.sources[0] for step in tape.steps if step.part is not None)
-        self._one |= {"softmax": lambda step, r: r, "arrange": self._arrange, "constant": self._constant}
-        self._several |= {"matmul": self._matmul, "product": self._product}
 
     def affine(self, step: Step, layer: Affine, r: Tensor) -> Tensor:
         """By z-plus without biases, by the z-box at the image."""

@@ -1,7 +1,8 @@
 """The way back: relevance from the logits to the image, one recorded step at a time."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -29,23 +30,22 @@ class Walker(ABC):
         wanted: numbers of the values whose relevance is asked for; below the first of them no step is passed.
     """
 
+    # What passes a kind of step, by name: bound methods would refer back to the walker, and tape and graph would then
+    # stay in memory until Python looks for circles.
+    one_source: ClassVar[dict[str, str]] = {
+        **dict.fromkeys(AFFINE, "_affine"),
+        **dict.fromkeys(("batch-norm", "normalisation"), "_unchanged"),
+        "activation": "activation",
+        "average": "_average",
+        "maximum": "_maximum",
+        "reshape": "_reshape",
+        "arrange": "_arrange",
+        "constant": "_constant",
+    }
+    several_sources: ClassVar[dict[str, str]] = {"concatenation": "_concatenation", "sum": "_sum", "gate": "_gate"}
+
     def __init__(self, tape: Tape, divide: Division, wanted: Sequence[int] = (0,)) -> None:
         self.tape, self.divide, self.wanted = tape, divide, wanted
-        self._one: dict[str, Callable[[Step, Tensor], Tensor]] = {
-            **dict.fromkeys(AFFINE, self._affine),
-            **dict.fromkeys(("batch-norm", "normalisation"), lambda step, r: r),
-            "activation": self.activation,
-            "average": self._average,
-            "maximum": self._maximum,
-            "reshape": lambda step, r: r.reshape(len(r), *self.source(step).shape),
-            "arrange": self.pull,
-            "constant": lambda step, r: summed_to(r, len(r), self.source(step).shape),
-        }
-        self._several: dict[str, Callable[[Step, Tensor], list[Tensor | None]]] = {
-            "concatenation": self._concatenation,
-            "sum": self._sum,
-            "gate": self._gate,
-        }
 
     @abstractmethod
     def affine(self, step: Step, layer: Affine, r: Tensor) -> Tensor:
@@ -125,13 +125,16 @@ class Walker(ABC):
         return None if reached.issuperset(self.wanted) else "no recorded step leads from the image to the logits"
 
     def _passes(self, step: Step) -> bool:
-        return step.kind in self._one or step.kind in self._several
+        return step.kind in self.one_source or step.kind in self.several_sources
 
     def _through(self, step: Step, r: Tensor) -> list[Tensor | None]:
         """Relevance at each source of the step; None at the factor of a gate."""
         if not self._passes(step):
             raise UsageError(f"no relevance rule for {step.name}", INSTEAD)
-        return [self._one[step.kind](step, r)] if step.kind in self._one else self._several[step.kind](step, r)
+        if name := self.one_source.get(step.kind):
+            return [getattr(self, name)(step, r)]
+        passed: list[Tensor | None] = getattr(self, self.several_sources[step.kind])(step, r)
+        return passed
 
     def value(self, step: Step) -> Tensor:
         """(N,...) what the step made."""
@@ -155,6 +158,18 @@ class Walker(ABC):
 
         result = step.function(*map(put, step.args), **{name: put(value) for name, value in step.kwargs.items()})
         return result if step.part is None else result[step.part]
+
+    def _unchanged(self, _: Step, r: Tensor) -> Tensor:
+        return r
+
+    def _reshape(self, step: Step, r: Tensor) -> Tensor:
+        return r.reshape(len(r), *self.source(step).shape)
+
+    def _arrange(self, step: Step, r: Tensor) -> Tensor:
+        return self.pull(step, r)
+
+    def _constant(self, step: Step, r: Tensor) -> Tensor:
+        return summed_to(r, len(r), self.source(step).shape)
 
     def _affine(self, step: Step, r: Tensor) -> Tensor:
         return self.affine(step, Affine.of(step.kind, step.function, step.args, step.kwargs), r)
