@@ -109,6 +109,22 @@ def test_a_classifier_artifact_is_a_backbone_and_confidence_a_weight(chain, run,
     assert {"kind": "classifier", "content": content(chain.cls)} in parents
 
 
+def test_maps_weigh_the_pixels_of_masks(chain, run, tmp_path):
+    command = ("train-seg", chain.masks, chain.data, "--split", "train", *SEGMENTER, "--epochs", 1)
+    plain, weighted, sure = (tmp_path / f"{name}.h5" for name in ("plain", "weighted", "sure"))
+    run(*command, "-o", plain)
+    run(*command, "--confidence", chain.walk, "--balance", 1, "-o", weighted)
+    parents = run("info", weighted, "--json").json["parents"]
+    assert {"kind": "heatmaps", "content": content(chain.walk)} in parents
+    assert content(weighted) != content(plain)
+    refused = run(*command, "--confidence", chain.cam, "-o", sure, status=65)
+    assert "has no background" in refused.stderr
+    assert run(*command, "--confidence", chain.masks, "-o", sure, status=65).stderr.count("heatmaps") >= 1
+    run("segment", chain.seg, chain.data, "--split", "val", "--heatmaps", "-o", tmp_path / "val.h5")
+    assert "no heatmaps of" in run(*command, "--confidence", tmp_path / "val.h5", "-o", sure, status=65).stderr
+    assert not sure.exists()
+
+
 def test_a_spoiled_image_fails_alone_in_segment_and_stops_training(chain, run, tmp_path):
     data = shutil.copytree(chain.data, tmp_path / "data")
     victim = sorted((data / "JPEGImages").iterdir())[0]
