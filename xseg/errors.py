@@ -109,6 +109,17 @@ class Stopped(XsegError):
     status = Status.STOPPED
 
 
+def require_at_most_one(**options: object) -> None:
+    """Refuse options that exclude each other; those that were not given are None.
+
+    Raises:
+        UsageError: two of them were.
+    """
+    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+    if len(given) > 1:
+        raise UsageError(f"{given[0]} and {given[1]} exclude each other")
+
+
 def require_one_of(option: str, value: str | None, *known: str) -> None:
     """Refuse a word that the option does not know; None is an option that was not given.
 

@@ -12,13 +12,11 @@
 # WEIGHTS  of the stem or of the whole hybrid: a file, or hub
 # PRESET   small (default): EfficientNet-Lite0 and three blocks, settings for a few thousand images and a CPU
 #          paper: ResNet-50 and twelve blocks, the published settings
-# SEED     of both trainings (default 0), LIMIT: only the first images of each list
+# SEED     of both trainings (default 0), LIMIT: only the first images of each list; other variables are those of docs/recipes/chain.sh
 set -euo pipefail
-: "${TRAIN:?root of the training images}" "${TEST:?root of the test images}" "${OUT:?output directory}" "${WEIGHTS:?file}"
-xseg=${XSEG:-xseg} preset=${PRESET:-small} seed=${SEED:-0}
-train_split=${TRAIN_SPLIT:-train_aug} label_split=${LABEL_SPLIT:-train}
-limit=(${LIMIT:+--limit "$LIMIT"})
-mkdir -p "$OUT"
+maps=cues
+source "$(dirname "$0")/chain.sh"
+preset=${PRESET:-small}
 
 case $preset in
 paper)
@@ -53,17 +51,11 @@ small)
 *) echo "PRESET=$preset: needed small or paper" >&2; exit 2 ;;
 esac
 
-$xseg train-cls "$TRAIN" --split "$train_split" "${limit[@]}" --model hybrid-vit --weights "$WEIGHTS" "${model[@]}" \
-    --seed "$seed" -o "$OUT/cls.h5"
+classifier --model hybrid-vit "${model[@]}"
+for set in train val; do seeds "$set" --method transformer-attribution --set start_layer=0 --flip "${view[@]}"; done
+labels "${shape[@]}" "${labels[@]}"
+affinity "${affinity[@]}"
+walk val "${shape[@]}" "${walk[@]}"
 
-explain=(--method transformer-attribution --set start_layer=0 --flip "${view[@]}" "${limit[@]}")
-$xseg explain "$OUT/cls.h5" "$TRAIN" --split "$label_split" "${explain[@]}" -o "$OUT/cues-train.h5"
-$xseg explain "$OUT/cls.h5" "$TEST" --split val "${explain[@]}" -o "$OUT/cues-val.h5"
-
-$xseg crf "$OUT/cues-train.h5" "${shape[@]}" "${labels[@]}" -o "$OUT/labels.h5"
-$xseg affinity-train "$OUT/labels.h5" "$OUT/cls.h5" "${affinity[@]}" --seed "$seed" -o "$OUT/affinity.h5"
-$xseg random-walk "$OUT/cues-val.h5" "$OUT/affinity.h5" "${shape[@]}" "${walk[@]}" -o "$OUT/walk-val.h5"
-
-score=($xseg evaluate --dataset "$TEST" --split val --json "${limit[@]}")
-"${score[@]}" "$OUT/cues-val.h5" --threshold "${SEED_THRESHOLD:-$threshold}"
-"${score[@]}" "$OUT/walk-val.h5"
+score cues-val --threshold "${SEED_THRESHOLD:-$threshold}"
+score walk-val

@@ -109,6 +109,65 @@ def test_a_classifier_artifact_is_a_backbone_and_confidence_a_weight(chain, run,
     assert {"kind": "classifier", "content": content(chain.cls)} in parents
 
 
+def test_labels_restrict_the_classes_to_those_of_the_image(chain, run, tmp_path):
+    at = {name: tmp_path / f"{name}.h5" for name in ("maps", "masks", "given", "refined")}
+    few = ("segment", chain.seg, chain.data, "--limit", 9)
+    run(*few, "--heatmaps", "--dtype", "float32", "--least", 0, "-o", at["maps"])
+    run(*few, "--targets", "labels", "-o", at["masks"])
+    run(*few, "--targets", "labels", "--heatmaps", "--dtype", "float32", "--least", 0, "-o", at["given"])
+    run(*few, "--targets", "labels", "--crf", "--backend", "lattice", "-o", at["refined"])
+    for every, mask, given, refined in zip(*map(records, at.values()), strict=True):
+        rows = [0, *(np.flatnonzero(mask.labels) + 1)]
+        raw = every.arrays["maps"].astype(np.float64)[rows] * every.arrays["maps/scale"][rows, None, None]
+        expected = raw / raw.sum(0)
+        assert (np.take(rows, expected.argmax(0)) == mask.arrays["masks"]).mean() >= 1 - FEW_PIXELS
+        assert given.arrays["maps/class_id"].tolist() == rows
+        np.testing.assert_allclose(
+            given.arrays["maps"] * given.arrays["maps/scale"][:, None, None], expected, atol=1e-5
+        )
+        assert set(np.unique(refined.arrays["masks"])) <= set(rows)
+    scored = run("evaluate", at["masks"], "--dataset", chain.data, "--allow-missing", "--json").json
+    assert scored["labels_given"] is True
+
+
+def test_labels_that_are_not_there_restrict_nothing(chain, run, tmp_path):
+    command = ("segment", chain.seg, chain.data / "JPEGImages", "--targets", "labels", "-o", tmp_path / "masks.h5")
+    assert "image-level labels are needed" in run(*command, status=65).stderr
+    assert "all, labels" in run(*command, "--targets", "top1", status=2).stderr
+    named = tmp_path / "named"
+    for name in ("beetle", "zebra"):
+        (named / name).mkdir(parents=True)
+        shutil.copy(sorted((chain.data / "JPEGImages").iterdir())[0], named / name / f"{name}.png")
+    refused = run("segment", chain.seg, named, "--targets", "labels", "-o", tmp_path / "masks.h5", status=65)
+    assert "'zebra' is unknown to the segmenter" in refused.stderr
+    assert "--targets all" in refused.stderr
+
+
+def test_masks_of_one_segmenter_train_the_next(chain, run, tmp_path):
+    second, again = tmp_path / "second.h5", tmp_path / "again.h5"
+    train = (chain.data, "--split", "train")
+    run("segment", chain.seg, *train, "--targets", "labels", "-o", second)
+    weights = ("--weights", chain.cls, "--crop", 48, "--batch-size", 6, "--width", 16, "--head", "lraspp")
+    run("train-seg", second, *train, *weights, "--epochs", 1, "-o", again)
+    assert run("info", again, "--json").json["parents"][0] == {"kind": "masks", "content": content(second)}
+
+
+def test_maps_weigh_the_pixels_of_masks(chain, run, tmp_path):
+    command = ("train-seg", chain.masks, chain.data, "--split", "train", *SEGMENTER, "--epochs", 1)
+    plain, weighted, sure = (tmp_path / f"{name}.h5" for name in ("plain", "weighted", "sure"))
+    run(*command, "-o", plain)
+    run(*command, "--confidence", chain.walk, "--balance", 1, "-o", weighted)
+    parents = run("info", weighted, "--json").json["parents"]
+    assert {"kind": "heatmaps", "content": content(chain.walk)} in parents
+    assert content(weighted) != content(plain)
+    refused = run(*command, "--confidence", chain.cam, "-o", sure, status=65)
+    assert "has no background" in refused.stderr
+    assert run(*command, "--confidence", chain.masks, "-o", sure, status=65).stderr.count("heatmaps") >= 1
+    run("segment", chain.seg, chain.data, "--split", "val", "--heatmaps", "-o", tmp_path / "val.h5")
+    assert "no heatmaps of" in run(*command, "--confidence", tmp_path / "val.h5", "-o", sure, status=65).stderr
+    assert not sure.exists()
+
+
 def test_a_spoiled_image_fails_alone_in_segment_and_stops_training(chain, run, tmp_path):
     data = shutil.copytree(chain.data, tmp_path / "data")
     victim = sorted((data / "JPEGImages").iterdir())[0]

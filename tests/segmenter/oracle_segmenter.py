@@ -14,6 +14,17 @@ def cross_entropy(logits, labels, weights=None):
     return total
 
 
+def cross_entropy_gradient(logits, labels, weights):
+    """Of `cross_entropy` by its logits, float64: weight (softmax - one-hot) where there is a label."""
+    found = np.zeros(logits.shape)
+    for n, row, column in np.argwhere(labels >= 0):
+        powers = np.exp(logits[n, :, row, column] - logits[n, :, row, column].max())
+        powers /= powers.sum()
+        powers[labels[n, row, column]] -= 1
+        found[n, :, row, column] = weights[n, row, column] * powers
+    return found
+
+
 def averaged_windows(look, image, window, tops, lefts):
     """Mean over the windows at `tops` x `lefts` that cover a place: image (C,H,W), look (C,h,w) -> (K,h,w)."""
     found = {}

@@ -76,6 +76,45 @@ def test_weights_without_posteriors_are_refused_with_the_command_that_makes_them
         samples(weighted=True)
 
 
+def heatmaps(index, background=True):
+    """Maps on no common scale: of the background, and of the class that the mask of `index` has."""
+    ids = np.array([0, 1 + index % 2] if background else [1 + index % 2], np.int32)
+    maps = np.random.default_rng(index).random((len(ids), 40, 36)).astype(np.float32)
+    return record(index, maps=maps, **{"maps/class_id": ids, "maps/scale": np.ones(len(ids), np.float32)})
+
+
+def test_maps_weigh_a_label_by_its_share():
+    given = [heatmaps(index) for index in (3, 1, 0, 2)]  # in any order, with others between
+    made = samples(weighted=True, heatmaps=[*given, heatmaps(9)])
+    for index in range(4):
+        found = made.load((index, 0, 0), AS_IT_IS, 0)["weights"].numpy()
+        maps = heatmaps(index).arrays["maps"].astype(np.float64)
+        rows = {0: 0, 1 + index % 2: 1}
+        for row, column in ((0, 0), (10, 10), (20, 5), (29, 19), (39, 35)):
+            label = mask(index)[row, column]
+            share = maps[rows[label], row, column] / maps[:, row, column].sum() if label in rows else 0.0
+            assert found[row, column] == pytest.approx(share, abs=0.5 / 255 + 1e-6)
+
+
+def test_certain_maps_have_weight_one_and_labels_without_a_map_none():
+    certain = record(0, maps=np.stack([mask(0) == 0, mask(0) == 1]).astype(np.float32),
+                     **{"maps/class_id": np.array([0, 1], np.int32)})  # fmt: skip
+    alone = record(1, maps=np.ones((1, 40, 36), np.float32), **{"maps/class_id": np.array([0], np.int32)})
+    made = samples(2, weighted=True, heatmaps=[certain, alone])
+    assert (made.load((0, 0, 0), AS_IT_IS, 0)["weights"].numpy() == (mask(0) != 255)).all()
+    assert (made.load((1, 0, 0), AS_IT_IS, 0)["weights"].numpy() == (mask(1) == 0)).all()
+
+
+def test_maps_that_do_not_fit_are_refused():
+    with pytest.raises(BadInput, match=r"no heatmaps of im2 \(2 of 4 images have none\)"):
+        samples(weighted=True, heatmaps=[heatmaps(0), heatmaps(1)])
+    with pytest.raises(BadInput, match=r"im0 has no background.*crf HEATMAPS --heatmaps"):
+        samples(weighted=True, heatmaps=[heatmaps(0, background=False)])
+    small = replace(heatmaps(0), size=(20, 18))
+    with pytest.raises(BadInput, match=r"im0 has maps of \(20, 18\) pixels, labels of \(40, 36\)"):
+        samples(weighted=True, heatmaps=[small])
+
+
 def test_masks_without_a_label_teach_nothing():
     with pytest.raises(BadInput, match="no pixel has a label"):
         Samples([record(0, masks=np.full((40, 36), 255, np.uint8))], picture, 2)

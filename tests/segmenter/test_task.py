@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.segmenter.nets import SETTINGS, mask, picture, record, samples, segmenter
-from tests.segmenter.oracle_segmenter import cross_entropy
+from tests.segmenter.oracle_segmenter import cross_entropy, cross_entropy_gradient
 from xseg.datasets.transforms import zero_padding
 from xseg.segmenter.samples import NO_LABEL, Samples
 from xseg.segmenter.task import Learner, SegmenterTask, pixel_loss
@@ -33,6 +33,35 @@ def test_unknown_pixels_have_no_gradient_and_all_others_have_one(given, weighted
     pixel_loss(logits, labels, weights if weighted else None).backward()
     moved = logits.grad.abs().amax(1) > 0
     assert torch.equal(moved, labels != NO_LABEL)
+
+
+def test_weights_of_one_change_no_bit_of_the_loss_or_its_gradient(given):
+    logits, labels, _ = given
+    found = []
+    for weights in (None, torch.ones(labels.shape)):
+        leaf = logits.clone().requires_grad_()
+        loss = pixel_loss(leaf, labels, weights)
+        loss.backward()
+        found.append((loss.detach(), leaf.grad))
+    assert torch.equal(found[0][0], found[1][0])
+    assert torch.equal(found[0][1], found[1][1])
+    made = task()
+    (batch,) = made.batches(range(1))
+    ones = {**batch, "weights": torch.ones(batch["labels"].shape)}
+    assert made.terms(ones) == made.terms(batch)
+    assert torch.equal(made.loss(ones, 0)[0], made.loss(batch, 0)[0])
+
+
+def test_the_gradient_is_weight_times_softmax_minus_one_hot(given):
+    logits, labels, weights = (tensor.double() if tensor.is_floating_point() else tensor for tensor in given)
+    logits.requires_grad_()
+    pixel_loss(logits, labels, weights).backward()
+    np.testing.assert_allclose(
+        logits.grad.numpy(),
+        cross_entropy_gradient(logits.detach().numpy(), labels.numpy(), weights.numpy()),
+        rtol=1e-12, atol=1e-15,
+    )  # fmt: skip
+    assert torch.autograd.gradcheck(lambda values: pixel_loss(values, labels, weights), logits)
 
 
 def task(**options):

@@ -22,6 +22,8 @@ from xseg.classifier.step import load_classifier, progress_of
 from xseg.device import cores, halving, resolve
 from xseg.errors import BadInput, Status
 from xseg.heatmaps.quantise import joint_scale, stored_dtype
+from xseg.labels.area import exponent
+from xseg.labels.area_step import find_thresholds
 from xseg.labels.confident import with_background
 from xseg.labels.masks import shares
 from xseg.labels.shaping import Shaping, shape_maps
@@ -170,6 +172,8 @@ class WalkOptions:
         alpha: exponent of the background (1 - max)^alpha that walks along; None: none walks. Maps that bring a
             background, as the CRF refines them, walk with theirs.
         background: constant background joined after a walk without one.
+        foreground_share: choose `alpha` by area prior: the mean share of an image that beats the background, before
+            the walk; None: it is given.
         radius: pairs closer than this; None: as trained.
         colour: weight of the colour distance that multiplies into the affinities; 0: as published, none.
         shares: start from each class's share at a pixel instead of its score.
@@ -182,6 +186,7 @@ class WalkOptions:
     steps: int = 256
     alpha: float | None = 16.0
     background: float = 0.25
+    foreground_share: float | None = None
     radius: float | None = None
     colour: float = 0.0
     shares: bool = False
@@ -194,8 +199,10 @@ def walk(inputs: Sequence[str], affinity: str, options: WalkOptions, runtime: Ru
     """Spread every image's heatmaps; the result has the background as class 0 and one scale per image.
 
     Raises:
-        BadInput: the wrong kinds, or class names that differ.
+        UsageError: an area prior of a stream.
+        BadInput: the wrong kinds, class names that differ, or a foreground share that the maps do not allow.
     """
+    options = _by_area(inputs, options, runtime)
     device = resolve(runtime.device)
     parent, content, model, trained_radius = load_affinity(affinity, device)
     source = RecordSource(
@@ -207,7 +214,7 @@ def walk(inputs: Sequence[str], affinity: str, options: WalkOptions, runtime: Ru
         "heatmaps",
         parent.classes,
         "random-walk",
-        asdict(options),
+        {name: value for name, value in asdict(options).items() if name != "foreground_share" or value is not None},
         parents=(source.parent, Parent("affinity", content)),
         argv=runtime.argv,
         extra={"signed": False, "class_specific": True, "map_size": "image"},
@@ -227,6 +234,21 @@ def walk(inputs: Sequence[str], affinity: str, options: WalkOptions, runtime: Ru
         total=len(source.expected),
         carried=lambda: source.failures,
     )
+
+
+def _by_area(inputs: Sequence[str], options: WalkOptions, runtime: Runtime) -> WalkOptions:
+    """The options with the exponent that the area prior chose, where one is wanted."""
+    if options.foreground_share is None:
+        return options
+    found = find_thresholds(
+        inputs, (options.foreground_share,), lambda maps: shape_maps(maps, options.shaping), runtime
+    )
+    if found.own_background:
+        raise BadInput(
+            f"--foreground-share: {inputs[0]} brings a background, which walks along",
+            "weigh it after the walk: xseg crf WALKED --masks --foreground-share",
+        )
+    return replace(options, alpha=exponent(found.thresholds[0]))
 
 
 class _Walker:

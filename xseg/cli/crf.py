@@ -8,7 +8,7 @@ import typer
 
 from xseg.cli.command import Context, command
 from xseg.cli.options import INPUT, OUTPUT, Blur, ClipPercentile, Root, Sign, numbers
-from xseg.errors import Status, UsageError, require_one_of
+from xseg.errors import Status, UsageError, require_at_most_one, require_one_of
 
 KERNELS, LABELS, MASKS, MAPS = "CRF", "Confident labels", "Masks", "Heavy-tailed or signed maps"
 ArtifactIn = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Artifact, its parts or shards, or '-'.")]
@@ -21,15 +21,28 @@ def crf(
     masks: Annotated[bool, typer.Option("--masks", help="Refine to masks instead of confident labels.")] = False,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Refine to heatmaps with a background.")] = False,
     mode: Annotated[str, typer.Option(help="Confident labels as in psa (two exponents) or irn (two scores).")] = "psa",
-    alpha_low: Annotated[float, typer.Option(help="psa: exponent of the generous background.")] = 4.0,
-    alpha_high: Annotated[float, typer.Option(help="psa: exponent of the strict background.")] = 32.0,
-    thresholds: Annotated[str, typer.Option(help="irn: background scores for foreground and background.")] = "0.3,0.05",
+    alpha_low: Annotated[float | None, typer.Option(help="psa: exponent of the generous background; 4.")] = None,
+    alpha_high: Annotated[float | None, typer.Option(help="psa: exponent of the strict background; 32.")] = None,
+    thresholds: Annotated[
+        str | None, typer.Option(help="irn: background scores for foreground and background; 0.3,0.05.")
+    ] = None,
     posteriors: Annotated[bool, typer.Option("--posteriors", help="psa: also store both posteriors.")] = False,
     background: Annotated[
         float | None, typer.Option(help="--masks, --heatmaps: background score where the maps have none; 0.2.")
     ] = None,
     alpha: Annotated[
         float | None, typer.Option(help="--masks, --heatmaps: exponent of (1 - max)^alpha instead.")
+    ] = None,
+    background_weight: Annotated[
+        float, typer.Option(help="--masks, --heatmaps: factor on a background that the maps bring.")
+    ] = 1.0,
+    foreground_share: Annotated[
+        str | None,
+        typer.Option(
+            metavar="P",
+            help="Choose the background so that this share of an image is foreground, the mean over images, before"
+            " the CRF; for confident labels two, as 0.15,0.4: surely foreground, and not surely background.",
+        ),
     ] = None,
     confidence: Annotated[float, typer.Option(help="Probability of a hard label before it is refined.")] = 0.7,
     refine: Annotated[
@@ -79,6 +92,8 @@ def crf(
 
     Example: xseg crf cam.h5 --heatmaps --alpha 3 -o refined.h5
 
+    Example: xseg crf cam.h5 --masks --foreground-share 0.3 -o masks.h5
+
     Example: xseg crf cam.h5 --masks --alpha 3 --refine pixel-adaptive -o masks.h5
     """
     from xseg.cli.data import meaningful, pair_of, report
@@ -89,8 +104,10 @@ def crf(
     require_one_of("--mode", mode, "psa", "irn")
     if masks and heatmaps:
         raise UsageError("--masks and --heatmaps exclude each other")
-    if alpha is not None and background is not None:
-        raise UsageError("--alpha and --background exclude each other")
+    of_labels = {"alpha_low": alpha_low, "alpha_high": alpha_high, "thresholds": thresholds}
+    require_at_most_one(alpha=alpha, background=background, foreground_share=foreground_share)
+    for name, value in of_labels.items():
+        require_at_most_one(**{name: value}, foreground_share=foreground_share)
     if (alpha is not None or background is not None) and not (masks or heatmaps):
         raise UsageError("--alpha and --background belong to --masks and --heatmaps", "see --alpha-low, --alpha-high")
     kernels = {
@@ -112,9 +129,10 @@ def crf(
         options = CrfOptions(
             writes="masks" if masks else "heatmaps" if heatmaps else "pseudolabels",
             mode=mode,  # type: ignore[arg-type]
-            alpha_low=alpha_low,
-            alpha_high=alpha_high,
-            thresholds=pair_of(thresholds, "--thresholds"),
+            **_given({"alpha_low": alpha_low, "alpha_high": alpha_high}),
+            thresholds=pair_of(thresholds or "0.3,0.05", "--thresholds"),
+            background_weight=background_weight,
+            foreground_share=numbers(foreground_share, "--foreground-share") if foreground_share else (),
             confidence=confidence,
             background=0.2 if background is None else background,
             alpha=alpha,

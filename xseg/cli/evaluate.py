@@ -40,6 +40,10 @@ def evaluate(
     tune_with: Annotated[
         list[str] | None, typer.Option(metavar="INPUT", help="Heatmaps of that split, if INPUT does not cover it.")
     ] = None,
+    foreground_share: Annotated[
+        float | None,
+        typer.Option(help="Choose the threshold so that this share of an image is foreground, the mean over images."),
+    ] = None,
     average: Annotated[
         str | None, typer.Option(help="Mean over classes: present (default), or psa (absent ones count 0).")
     ] = None,
@@ -109,6 +113,8 @@ def evaluate(
 
     Example: xseg evaluate cam.h5 masks.h5 --dataset VOC2012 --split val --json
 
+    Example: xseg evaluate cam.h5 --foreground-share 0.3 --dataset VOC2012 --split val
+
     Example: xseg evaluate cam.h5 --protocol class-specificity --dataset VOC2012 --split val
 
     Example: xseg evaluate cam.h5 --protocol sanity --classifier cls.h5 --limit 50
@@ -132,7 +138,8 @@ def evaluate(
     require_one_of("--fill", fill, "black", "mean", "blur")
     require_one_of("--score-against", score_against, "labels", "predicted")
     own = {
-        "threshold": threshold, "tune_on": tune_on, "tune_with": tune_with or None, "average": average,
+        "threshold": threshold, "tune_on": tune_on, "tune_with": tune_with or None,
+        "foreground_share": foreground_share, "average": average,
         "classifier": classifier, "randomise": randomise, "stages": stages, "random_labels": random_labels,
         "measure": measure, "fill": fill, "score_against": score_against, "maps_of": maps_of,
         "steps": steps, "curve": curve,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from xseg.cli.command import Context
-from xseg.errors import UsageError, require_one_of
+from xseg.errors import UsageError, require_at_most_one, require_one_of
 
 if TYPE_CHECKING:
     from xseg.scores.runs import Outcome
@@ -29,8 +29,7 @@ class Protocol:
 
 
 def _check_segmentation(given: Mapping[str, Any]) -> None:
-    if given["threshold"] is not None and given["tune_on"] is not None:
-        raise UsageError("--threshold and --tune-on exclude each other")
+    require_at_most_one(**{name: given[name] for name in ("threshold", "tune_on", "foreground_share")})
     if given["tune_with"] and given["tune_on"] is None:
         raise UsageError("--tune-with without --tune-on", "name the split it covers: --tune-on SPLIT")
 
@@ -44,7 +43,8 @@ def _segmentation(context: Context, inputs: list[str], data: Any, own: Mapping[s
     if own["tune_on"] is not None:
         tuned = open_dataset(data.location, format=own["format"], split=own["tune_on"])
         tuning = Tuning(tuned, tuple(own["tune_with"] or ()))
-    options = SegmentationOptions(own["threshold"], own["average"] or "present", own["bootstrap"])
+    average, share = own["average"] or "present", own["foreground_share"]
+    options = SegmentationOptions(own["threshold"], average, own["bootstrap"], share)
     return run(inputs, data, options, tuning, context.runtime)
 
 
@@ -151,7 +151,7 @@ def _classification(context: Context, inputs: list[str], data: Any, own: Mapping
 
 PROTOCOLS: dict[str, Protocol] = {
     "segmentation": Protocol(
-        _segmentation, ("threshold", "tune_on", "tune_with", "average"), check=_check_segmentation
+        _segmentation, ("threshold", "tune_on", "tune_with", "foreground_share", "average"), check=_check_segmentation
     ),
     "class-specificity": Protocol(_class_specificity),
     "sanity": Protocol(

@@ -6,7 +6,7 @@ import typer
 
 from xseg.cli.command import Context, command
 from xseg.cli.options import INPUT, OUTPUT, Blur, ClipPercentile, Root, Sign
-from xseg.errors import Status, UsageError, require_one_of
+from xseg.errors import Status, UsageError, require_at_most_one, require_one_of
 
 
 @command("random-walk", *OUTPUT, "images", "device", "workers", "shard", "resume", *INPUT)
@@ -21,6 +21,10 @@ def random_walk(
     alpha: Annotated[float | None, typer.Option(help="Exponent of the background that walks along; psa 16.")] = None,
     background: Annotated[
         float | None, typer.Option(help="Constant background instead, joined after the walk.")
+    ] = None,
+    foreground_share: Annotated[
+        float | None,
+        typer.Option(help="Choose --alpha so that this share of an image is foreground, the mean over images."),
     ] = None,
     radius: Annotated[float | None, typer.Option(help="Pairs closer than this, in nodes; default: as trained.")] = None,
     colour: Annotated[float, typer.Option(min=0, help="Weight of the colour distance; 0: none, as published.")] = 0.0,
@@ -39,6 +43,8 @@ def random_walk(
 
     Example: xseg random-walk cam.h5 affinity.h5 -o walk.h5
 
+    Example: xseg random-walk cam.h5 affinity.h5 --foreground-share 0.3 -o walk.h5
+
     Example: xseg random-walk lrp.h5 affinity.h5 --root 4.5 --alpha 3 --shares -o walk.h5
 
     Example: xseg crf cam.h5 --heatmaps --alpha 3 | xseg random-walk - affinity.h5 --colour 50 --steps 96 -o walk.h5
@@ -51,10 +57,8 @@ def random_walk(
     require_one_of("--preset", preset, *PRESETS)
     if radius is not None and radius <= 1:
         raise UsageError(f"--radius {radius}: needed a number above 1")
-    if steps is not None and log_steps is not None:
-        raise UsageError("--steps and --log-steps exclude each other")
-    if alpha is not None and background is not None:
-        raise UsageError("--alpha and --background exclude each other")
+    require_at_most_one(steps=steps, log_steps=log_steps)
+    require_at_most_one(alpha=alpha, background=background, foreground_share=foreground_share)
     base = PRESETS[preset]
     count = steps if steps is not None else 2**log_steps if log_steps is not None else base.steps
     exponent = alpha if alpha is not None else None if background is not None else base.alpha
@@ -65,6 +69,7 @@ def random_walk(
             steps=count,
             alpha=exponent,
             background=0.25 if constant is None else constant,
+            foreground_share=foreground_share,
             radius=radius,
             colour=colour,
             shares=shares,

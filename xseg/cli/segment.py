@@ -7,7 +7,7 @@ import typer
 from xseg.cli.command import Context, command
 from xseg.cli.data import DatasetIn, FormatOpt, SplitOpt
 from xseg.cli.options import PER_IMAGE, numbers
-from xseg.errors import Status
+from xseg.errors import Status, require_one_of
 
 _SHARED = tuple(name for name in PER_IMAGE if name != "seed")  # nothing is drawn
 
@@ -20,6 +20,9 @@ def segment(
     heatmaps: Annotated[
         bool, typer.Option("--heatmaps", help="Write the posterior, background first, instead of masks.")
     ] = False,
+    targets: Annotated[
+        str, typer.Option(help="Classes that an image may hold: all, or labels: only those of its image-level labels.")
+    ] = "all",
     scales: Annotated[str, typer.Option(help="Scales whose probabilities are averaged.")] = "1",
     flip: Annotated[bool, typer.Option("--flip", help="Also look at the mirrored image.")] = False,
     size: Annotated[int | None, typer.Option(min=8, help="Long side in pixels at scale 1; default: as it is.")] = None,
@@ -42,6 +45,8 @@ def segment(
 
     Example: xseg segment seg.h5 VOC2012 --split val --scales 0.5,0.75,1,1.25,1.5 --flip -o masks.h5
 
+    Example: xseg segment seg.h5 VOC2012 --split train --targets labels -o second.h5
+
     Example: xseg segment seg.h5 STREETS --window 512 --step 384 --crf -o masks.h5
     """
     from xseg.cli.data import dataset_of, report
@@ -49,8 +54,10 @@ def segment(
     from xseg.segmenter.segment import SegmentOptions
     from xseg.segmenter.segment import segment as run
 
+    require_one_of("--targets", targets, "all", "labels")
     options = SegmentOptions(
         looks=Looks(numbers(scales, "--scales"), flip, size, window, step),
+        targets=targets,  # type: ignore[arg-type]
         writes="heatmaps" if heatmaps else "masks",
         crf=crf,
         least=least,

@@ -1,6 +1,7 @@
 """`xseg train-seg`."""
 
 import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -59,8 +60,13 @@ def train_seg(
     freeze_bn: Annotated[bool, typer.Option("--freeze-bn", help="Keep the backbone's batch-norm statistics.")] = False,
     balance: Annotated[float, typer.Option(help="Draw rare classes more often: class frequency to this power.")] = 0.0,
     weighting: Annotated[
-        str, typer.Option(help="none, or confidence: pixels count by the posterior of their label (crf --posteriors).")
+        str,
+        typer.Option(help="none, or confidence: pixels count by the posterior of their label (crf --posteriors)."),
     ] = "none",
+    confidence: Annotated[
+        str | None,
+        typer.Option(metavar="HEATMAPS", help="Weight pixels by their label's share in these maps (with background)."),
+    ] = None,
     average: Annotated[float, typer.Option(help="Publish a moving average of the weights: its decay, as 0.999.")] = 0.0,
     clip: Annotated[float | None, typer.Option(help="Largest norm of the gradient.")] = None,
     val_split: Annotated[
@@ -75,6 +81,8 @@ def train_seg(
     Example: xseg train-seg masks.h5 --model timm:resnet50 --weights hub --output-stride 16 -o seg.h5
 
     Example: xseg train-seg masks.h5 VOC2012 --split train --weights cls.h5 --val-split val -o seg.h5
+
+    Example: xseg train-seg masks.h5 --confidence walk.h5 --weights cls.h5 --balance 0.5 -o seg.h5
 
     Example: xseg train-seg labels.h5 --model timm:vit_small_patch16_224 --weights hub --weighting confidence -o seg.h5
     """
@@ -106,7 +114,7 @@ def train_seg(
         warmup=warmup,
         freeze_bn=freeze_bn,
         balance=balance,
-        weighting=weighting,  # type: ignore[arg-type]
+        weighting="confidence" if confidence else weighting,  # type: ignore[arg-type]
         average=average,
         clip=clip,
         seed=context.runtime.seed,
@@ -116,6 +124,7 @@ def train_seg(
     made = HeadOptions(head, layer, width, dilations, norm, dropout)  # type: ignore[arg-type]
     network = NetworkOptions(model, weights, output_stride, options_of(set_ or ()), made)
     training = _training(context, masks, dataset, val_dataset, (split, val_split, format_))
+    training = replace(training, confidence=confidence)
     _tell(context, train(training, network, settings, context.runtime))
 
 

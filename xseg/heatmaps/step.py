@@ -159,18 +159,22 @@ class Labels:
         self.unknown = [name for name in dataset.classes if name not in places]
         self._places = np.array([places.get(name, -1) for name in dataset.classes], np.int64)
 
-    def require(self) -> None:
-        """Refuse labels that the classifier does not know.
+    def require(self, owner: str = "classifier", instead: str = "--targets predicted") -> None:
+        """Refuse labels that the network does not know.
+
+        Args:
+            owner: what the network is, for the message.
+            instead: what goes without labels.
 
         Raises:
-            BadInput: a class of the data set is none of the classifier's, or labels are missing.
+            BadInput: a class of the data set is none of the network's, or labels are missing.
         """
         self._dataset.require_labels()
         if self.unknown:
             raise BadInput(
-                f"{self._dataset.location}: class {self.unknown[0]!r} is unknown to the classifier"
+                f"{self._dataset.location}: class {self.unknown[0]!r} is unknown to the {owner}"
                 f" ({len(self.unknown)} of {len(self._places)} are)",
-                "use a classifier trained on these classes, or --targets predicted",
+                f"use a {owner} trained on these classes, or {instead}",
             )
 
     def of(self, item: Item) -> np.ndarray:

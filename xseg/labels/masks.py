@@ -49,6 +49,7 @@ def class_scores(
     preparation: Preparation,
     background: float | None = None,
     alpha: float | None = None,
+    weight: float = 1.0,
 ) -> tuple[Tensor, Tensor]:
     """What a refinement starts from: one score per pixel and class, background among them.
 
@@ -58,6 +59,7 @@ def class_scores(
         preparation: how maps become scores.
         background: constant background score, for maps without a background;
         alpha: or the exponent of (1 - max)^alpha.
+        weight: factor on a background that is among the maps.
 
     Returns:
         scores (K',H,W) float32 in [0,1], and ids (K',) int64 on their device. K' is K or K + 1.
@@ -67,8 +69,10 @@ def class_scores(
     """
     check_shapes(maps=(maps, "K H W"), class_id=(class_id, "K"))
     ids = class_id.to(maps.device).long()
-    if (ids == BACKGROUND).any():
-        return shares(maps.float().clamp(min=0), preparation.sharpen or 1.0), ids
+    own = ids == BACKGROUND
+    if own.any():
+        weighted = maps.float().clamp(min=0) * torch.where(own, weight, 1.0)[:, None, None]
+        return shares(weighted, preparation.sharpen or 1.0), ids
     if (background is None) == (alpha is None):
         raise ValueError(f"background {background} and alpha {alpha}: needed one of the two")
     prepared = shape_maps(maps, preparation)

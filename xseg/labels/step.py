@@ -13,6 +13,8 @@ from xseg.artifacts.record import Record
 from xseg.device import cores, halving, resolve, threads
 from xseg.errors import Status, UsageError
 from xseg.heatmaps.quantise import joint_scale, stored_dtype
+from xseg.labels.area import exponent, weight
+from xseg.labels.area_step import find_thresholds
 from xseg.labels.backends import resolve_backend
 from xseg.labels.confident import confident_labels, confident_posteriors, threshold_labels
 from xseg.labels.masks import Preparation, class_scores, most_probable, refine, refine_mask
@@ -41,6 +43,9 @@ class CrfOptions:
         confidence: probability of a hard label before it is refined (irn's seeds; masks as input).
         background: constant background score for masks and heatmaps from maps without a background channel.
         alpha: exponent of (1 - max)^alpha instead of `background`.
+        background_weight: factor on the background of maps that bring one, for masks and heatmaps.
+        foreground_share: choose the background by area prior, one share in (0,1) for masks and heatmaps, two for
+            labels: what is surely foreground, and what is not surely background.
         kernels: constants of the CRF.
         averages: refine by pixel-adaptive averages with these constants instead.
         preparation: how maps become scores.
@@ -56,6 +61,8 @@ class CrfOptions:
     confidence: float = 0.7
     background: float = 0.2
     alpha: float | None = None
+    background_weight: float = 1.0
+    foreground_share: tuple[float, ...] = ()
     kernels: Kernels = field(default_factory=Kernels)
     averages: PixelAdaptive | None = None
     preparation: Preparation = field(default_factory=Preparation)
@@ -66,8 +73,20 @@ class CrfOptions:
         """Refuse what does not belong together.
 
         Raises:
-            UsageError: posteriors of anything but confident labels, or an unknown dtype.
+            UsageError: posteriors of anything but confident labels, an unknown dtype, a weight not above 0, or shares
+                that do not fit what is written.
         """
+        needed = 2 if self.writes == "pseudolabels" else 1
+        if self.foreground_share and len(self.foreground_share) != needed:
+            found = ",".join(f"{share:g}" for share in self.foreground_share)
+            raise UsageError(
+                f"--foreground-share {found}: {self.writes} need {'two numbers' if needed == 2 else 'one number'}",
+                "for example --foreground-share 0.15,0.4" if needed == 2 else "for example --foreground-share 0.3",
+            )
+        if list(self.foreground_share) != sorted(self.foreground_share):
+            raise UsageError("--foreground-share: the surely foreground share comes first, and is the smaller one")
+        if not self.background_weight > 0:
+            raise UsageError(f"--background-weight {self.background_weight}: needed a number above 0")
         if self.posteriors and self.writes != "pseudolabels":
             raise UsageError("--posteriors belongs to confident labels", "leave it out, or --masks or --heatmaps")
         stored_dtype(self.dtype, signed=False)
@@ -77,11 +96,13 @@ class CrfOptions:
         """Those that decide what is written, for the header."""
         of_labels = ("mode", "alpha_low", "alpha_high", "thresholds", "posteriors")
         unused = {
-            "pseudolabels": ("background", "alpha", "dtype"),
+            "pseudolabels": ("background", "alpha", "background_weight", "dtype"),
             "masks": (*of_labels, "dtype"),
             "heatmaps": (*of_labels, "confidence"),
         }[self.writes]
         unused += ("averages",) if self.averages is None else ("kernels",)
+        unused += () if self.foreground_share else ("foreground_share",)
+        unused += ("background_weight",) if self.background_weight == 1 else ()
         values = asdict(self) | {"dtype": stored_dtype(self.dtype, signed=False)}
         return {key: value for key, value in values.items() if key not in unused}
 
@@ -97,9 +118,10 @@ def crf(inputs: Sequence[str], options: CrfOptions, backend: str, runtime: Runti
         runtime: shared options.
 
     Raises:
-        UsageError: unknown backend.
-        BadInput: the wrong kind of artifact, images missing from it.
+        UsageError: unknown backend, or an area prior of a stream.
+        BadInput: the wrong kind of artifact, images missing from it, or a foreground share that its maps do not allow.
     """
+    options = _by_area(inputs, options, runtime)
     device = resolve(runtime.device)
     engine = resolve_backend(backend, device)
     if options.averages is None and not engine.accelerated:
@@ -138,6 +160,28 @@ def crf(inputs: Sequence[str], options: CrfOptions, backend: str, runtime: Runti
         )
 
 
+def _by_area(inputs: Sequence[str], options: CrfOptions, runtime: Runtime) -> CrfOptions:
+    """The options with the background that the area prior chose, where one is wanted."""
+    if not options.foreground_share:
+        return options
+    labels = options.writes == "pseudolabels"  # they make their own background, whatever the maps hold
+    found = find_thresholds(
+        inputs,
+        options.foreground_share,
+        lambda maps: shape_maps(maps, options.preparation),
+        runtime,
+        weigh_background=not labels,
+    )
+    high, low = found.thresholds[0], found.thresholds[-1]
+    if labels and options.mode == "irn":
+        return replace(options, thresholds=(high, low))
+    if labels:
+        return replace(options, alpha_low=exponent(high), alpha_high=exponent(low))
+    if found.own_background:
+        return replace(options, background_weight=weight(high))
+    return replace(options, alpha=exponent(high))
+
+
 @contextmanager
 def _parallel(options: CrfOptions, engine: Backend, device: torch.device, runtime: Runtime) -> Iterator[Refinement]:
     """One image per core: by threads where the backend releases the GIL, else by processes."""
@@ -173,7 +217,8 @@ class _Refiner:
     def _refined(self, maps: torch.Tensor, class_id: torch.Tensor, image: torch.Tensor) -> dict[str, np.ndarray]:
         options = self._options
         constant = options.background if options.alpha is None else None
-        scores, ids = class_scores(maps, class_id, options.preparation, constant, options.alpha)
+        factor = options.background_weight
+        scores, ids = class_scores(maps, class_id, options.preparation, constant, options.alpha, factor)
         posterior = refine(scores, image, self._refinement)
         if options.writes == "masks":
             return {"masks": most_probable(posterior, ids, self._classes).cpu().numpy()}

@@ -73,6 +73,11 @@ class RecordSource:
             self._check_coverage(self._indices)
 
     @property
+    def again(self) -> bool:
+        """Whether the input can be read a second time, as files can and streams cannot."""
+        return self._scanned
+
+    @property
     def shard(self) -> Shard | None:
         """The slice of the work list that the result is about; of a stream, as far as it is known by now."""
         if self._chosen is None and self._inherit and self._single_shard:

@@ -11,6 +11,7 @@ from xseg.artifacts.header import Header, Parent
 from xseg.artifacts.record import Record
 from xseg.datasets.index import Dataset
 from xseg.errors import UsageError
+from xseg.labels.area_step import find_thresholds
 from xseg.runs.photographs import heatmaps_of
 from xseg.runs.runtime import Runtime
 from xseg.runs.source import RecordSource
@@ -30,11 +31,19 @@ class SegmentationOptions:
         threshold: background score for maps without a background channel; None: 0.2, or tuned.
         average: mean over the classes `present`, or `psa`, where absent classes count as 0.
         replicates: bootstrap resamples for the 95 % interval.
+        foreground_share: choose the threshold by area prior: the mean share of an image that is foreground.
     """
 
     threshold: float | None = None
     average: str = "present"
     replicates: int = 1000
+    foreground_share: float | None = None
+
+    @property
+    def deciding(self) -> dict[str, object]:
+        """For the header; what was not asked for is left out."""
+        unused = () if self.foreground_share is not None else ("foreground_share",)
+        return {name: value for name, value in asdict(self).items() if name not in unused}
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ def _header(
     tuning: Tuning | None,
     runtime: Runtime,
 ) -> Header:
-    decided = {"protocol": "segmentation", "split": dataset.split, **asdict(options), "seed": runtime.seed}
+    decided = {"protocol": "segmentation", "split": dataset.split, **options.deciding, "seed": runtime.seed}
     tuned: tuple[Parent, ...] = ()
     if tuning is not None:
         decided["tune_on"] = tuning.dataset.split
@@ -111,6 +120,13 @@ def _score(
             runtime.reporter.note("the threshold is tuned on the split that is scored: a bound, not a result")
         threshold = tune_threshold(tuned)
         runtime.reporter.note(f"threshold {threshold:.2f} chosen on {tuning.dataset.split}")
+    by_area = None
+    if options.foreground_share is not None and opened.source.header.kind == "heatmaps":
+        found = find_thresholds(opened.names, (options.foreground_share,), lambda maps: maps.clamp(min=0), runtime)
+        if found.own_background:
+            runtime.reporter.note(f"{opened.names[0]} brings its background: decided by argmax, not by the share")
+        else:
+            by_area, threshold = options.foreground_share, found.thresholds[0]
     score = SegmentationScore(
         dataset.classes,
         threshold=0.2 if threshold is None else threshold,
@@ -120,7 +136,8 @@ def _score(
     for image in missing:
         score.add_missing(image)
     tuned_on = tuning.dataset.split if tuning else None
-    return run_of(score, opened.source, dataset, runtime, options.replicates, tuned_on), failed
+    scores = run_of(score, opened.source, dataset, runtime, options.replicates, tuned_on)
+    return {**scores, "foreground_share": by_area}, failed
 
 
 def run_of(

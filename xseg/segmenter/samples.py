@@ -10,6 +10,8 @@ from xseg.artifacts.record import Record
 from xseg.datasets.index import unknown_id
 from xseg.datasets.transforms import Augmentation, Geometry, apply_to_labels, apply_to_maps, augment
 from xseg.errors import BadInput
+from xseg.labels.masks import shares
+from xseg.runs.photographs import heatmaps_of
 from xseg.seeding import generator
 from xseg.training.packed import PackedRecords
 
@@ -26,10 +28,14 @@ class Samples(PackedRecords):
         records: of masks or pseudolabels.
         read_image: (H, W, 3) uint8 of a record.
         classes: number C of foreground classes.
-        weighted: whether the confidence of each label is wanted; it needs pseudolabels with their posteriors.
+        weighted: whether the confidence of each label is wanted; it needs `heatmaps`, or pseudolabels with their
+            posteriors.
+        heatmaps: records of maps with a background, whose shares are the confidence; those of other images are left
+            out.
 
     Raises:
-        BadInput: no pixel has a label, or an image has no posteriors where they are wanted.
+        BadInput: no pixel has a label, an image has no posteriors where they are wanted, or no heatmaps with a
+            background at the size of its labels.
 
     Attributes:
         present: (N, C) uint8, 1 where an image has a pixel of a class.
@@ -42,8 +48,10 @@ class Samples(PackedRecords):
         classes: int,
         *,
         weighted: bool = False,
+        heatmaps: Iterable[Record] | None = None,
     ) -> None:
         self._read_image, self._classes, self._weighted = read_image, classes, weighted
+        self._own_posteriors = weighted and heatmaps is None
         self._unknown = unknown_id(classes)
         self._present: list[np.ndarray] = []
         self._labelled = 0
@@ -51,16 +59,30 @@ class Samples(PackedRecords):
         if not self._labelled:
             raise BadInput("no pixel has a label to learn from", "make masks with: xseg crf HEATMAPS --masks")
         self.present = np.stack(self._present)
+        if heatmaps is not None:
+            self._weigh(heatmaps)
+
+    def _weigh(self, heatmaps: Iterable[Record]) -> None:
+        places = {record.id: index for index, record in enumerate(self.records)}
+        for record in heatmaps:
+            if (index := places.pop(record.id, None)) is not None:
+                found = _label_shares(label_map(self.arrays(index)), record)
+                self.add(index, confidence=np.rint(found * 255).astype(np.uint8))
+        if places:
+            raise BadInput(
+                f"--confidence: no heatmaps of {next(iter(places))} ({len(places)} of {len(self)} images have none)",
+                "make them of all images that have masks",
+            )
 
     def _looked_at(self, record: Record) -> Record:
         labels = label_map(record.arrays)
         counts = np.bincount(labels.ravel(), minlength=self._classes + 1)
         self._labelled += int(counts[: self._classes + 1].sum())
         self._present.append((counts[1 : self._classes + 1] > 0).astype(np.uint8))
-        if self._weighted and not {"low", "high"} <= record.arrays.keys():
+        if self._own_posteriors and not {"low", "high"} <= record.arrays.keys():
             raise BadInput(
                 f"--weighting confidence: {record.id} has no posteriors",
-                "make pseudolabels that have them: xseg crf HEATMAPS --posteriors",
+                "make pseudolabels that have them: xseg crf HEATMAPS --posteriors, or give --confidence HEATMAPS",
             )
         return record
 
@@ -111,5 +133,22 @@ def confidence(arrays: dict[str, np.ndarray]) -> np.ndarray:
     return np.clip(found, 0, 1)
 
 
+def _label_shares(labels: np.ndarray, record: Record) -> np.ndarray:
+    """The share that each pixel's label (H,W) has among the scores of a record's maps: (H,W) float32 in [0, 1]."""
+    maps, class_id = heatmaps_of(record)
+    if not (class_id == 0).any():
+        raise BadInput(f"--confidence: {record.id} has no background", "use one that has: xseg crf HEATMAPS --heatmaps")
+    if labels.shape != maps.shape[1:]:
+        raise BadInput(
+            f"--confidence: {record.id} has maps of {tuple(maps.shape[1:])} pixels, labels of {labels.shape}"
+        )
+    found = np.zeros(labels.shape, np.float32)
+    for label, share in zip(class_id.tolist(), shares(maps.clamp(min=0)).numpy(), strict=True):
+        np.copyto(found, share, where=labels == label)
+    return found
+
+
 def _weights(arrays: dict[str, np.ndarray], geometry: Geometry) -> np.ndarray:
-    return apply_to_maps(confidence(arrays)[None], geometry)[0]
+    stored = arrays.get("confidence")
+    found = confidence(arrays) if stored is None else stored.astype(np.float32) / 255
+    return apply_to_maps(found[None], geometry)[0]

@@ -17,7 +17,7 @@ from xseg.heatmaps.batches import default_batch_size
 from xseg.heatmaps.quantise import joint_scale, stored_dtype
 from xseg.heatmaps.step import Labels
 from xseg.labels.backends import resolve_backend
-from xseg.labels.masks import most_probable, refine
+from xseg.labels.masks import most_probable, refine, shares
 from xseg.labels.meanfield import Backend, Kernels
 from xseg.labels.refinement import DenseCrf
 from xseg.runs.given import Given, jobs_of, reader
@@ -37,6 +37,7 @@ class SegmentOptions:
 
     Attributes:
         looks: scales, flip, windows.
+        targets: which classes an image may hold, beside the background: `all`, or those of its image-level `labels`.
         writes: the kind of the result.
         crf: whether the CRF with its published constants refines the posterior.
         least: classes whose probability stays below this everywhere in an image are left out of its heatmaps and of
@@ -45,6 +46,7 @@ class SegmentOptions:
     """
 
     looks: Looks = field(default_factory=Looks)
+    targets: Literal["all", "labels"] = "all"
     writes: Literal["masks", "heatmaps"] = "masks"
     crf: bool = False
     least: float = 0.01
@@ -63,7 +65,8 @@ class SegmentOptions:
         decided = {**asdict(self), "dtype": stored_dtype(self.dtype, signed=False)}
         if self.crf:
             decided["kernels"] = asdict(Kernels())
-        unused = {"masks": ("dtype",) if self.crf else ("dtype", "least"), "heatmaps": ()}[self.writes]
+        unused: tuple[str, ...] = {"masks": ("dtype",) if self.crf else ("dtype", "least"), "heatmaps": ()}[self.writes]
+        unused += ("targets",) if self.targets == "all" else ()
         return {key: value for key, value in decided.items() if key not in unused}
 
 
@@ -79,16 +82,19 @@ def segment(source: str, dataset: Dataset, options: SegmentOptions, backend: str
 
     Raises:
         UsageError: looks that the backbone does not take, or an unknown backend.
-        BadInput: not a segmenter.
+        BadInput: not a segmenter; with targets by labels, labels that are missing or that it does not know.
     """
     device = resolve(runtime.device)
     _, content, segmenter = load_segmenter(source, device)
     views_of(segmenter, options.looks)
     engine = resolve_backend(backend, device) if options.crf else None
+    labels = Labels(dataset, segmenter.config.classes)
+    if options.targets == "labels":
+        labels.require("segmenter", "--targets all")
     header = _header(Parent("segmenter", content), segmenter, dataset, options, backend, runtime, device)
     work = _Segmented(segmenter, engine, options, header.params["amp"], runtime)
     jobs = jobs_of(dataset, runtime.shard)
-    read = reader(dataset, Labels(dataset, segmenter.config.classes).of)
+    read = reader(dataset, labels.of)
     return execute(runtime, header, jobs, read, work, total=len(jobs), batch_size=work.window)
 
 
@@ -106,14 +112,17 @@ class _Segmented:
     def __call__(self, window: Sequence[Given]) -> list[Record]:
         images = [given.image for given in window]
         found = posteriors(self._segmenter, images, self._options.looks, batch_size=self.batch_size, amp=self._amp)
-        return [given.record(self._arrays(one, given.image)) for given, one in zip(window, found, strict=True)]
+        return [given.record(self._arrays(one, given)) for given, one in zip(window, found, strict=True)]
 
-    def _arrays(self, posterior: Tensor, image: np.ndarray) -> dict[str, np.ndarray]:
-        options = self._options
+    def _arrays(self, posterior: Tensor, given: Given) -> dict[str, np.ndarray]:
+        options, image = self._options, given.image
         ids = torch.arange(len(posterior), device=posterior.device)
+        if options.targets == "labels":
+            ids = possible(given.labels).to(posterior.device)
+            posterior = shares(posterior[ids])
         if options.crf or options.writes == "heatmaps":
-            ids = present(posterior, options.least)
-            posterior = posterior[ids]
+            rows = present(posterior, options.least)
+            posterior, ids = posterior[rows], ids[rows]
         if self._engine is not None:
             posterior, ids = self._refined(self._engine, posterior, ids, image)
         if options.writes == "masks":
@@ -127,15 +136,27 @@ class _Segmented:
         return refine(posterior.to(device), picture, DenseCrf(Kernels(), engine)), ids.to(device)
 
 
-def present(posterior: Tensor, least: float) -> Tensor:
-    """Ids of the background and of the classes that somewhere have a probability of `least` or more.
+def possible(labels: np.ndarray) -> Tensor:
+    """Ids of the background and of the classes of an image.
 
     Args:
-        posterior: (C + 1,H,W), background first.
+        labels: (C,) uint8, 1 present, 0 absent.
+
+    Returns:
+        (K + 1,) int64, ascending.
+    """
+    return torch.from_numpy(np.flatnonzero(np.concatenate([[1], labels])).astype(np.int64))
+
+
+def present(posterior: Tensor, least: float) -> Tensor:
+    """Rows of the background and of the classes that somewhere have a probability of `least` or more.
+
+    Args:
+        posterior: (K + 1,H,W), background first.
         least: in [0, 1).
 
     Returns:
-        (K,) int64, ascending.
+        (L,) int64, ascending.
     """
     found = posterior.amax((1, 2)) >= least
     found[0] = True
@@ -161,7 +182,7 @@ def _header(
         parents=(parent,),
         argv=runtime.argv,
         extra=of_heatmaps if options.writes == "heatmaps" else {},
-        provenance=provenance(device, dataset, **known),
+        provenance=provenance(device, dataset, labels_given=options.targets == "labels", **known),
         root=str(dataset.root.absolute()),
         work=WorkList.of(item.id for item in dataset.items),
         shard=str(runtime.shard) if runtime.shard else "",

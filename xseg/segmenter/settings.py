@@ -31,7 +31,7 @@ class SegmenterSettings:
         warmup: share of the steps in which the rate rises, in [0, 1).
         freeze_bn: keep the batch-norm statistics of the backbone.
         balance: draw images of rare classes more often, by class frequency to the power -balance; 0 draws all alike.
-        weighting: `confidence` weights each pixel by the posterior of its label, `none` all labelled ones alike.
+        weighting: `confidence` weights each pixel by the probability of its label, `none` all labelled ones alike.
         average: decay of the moving average of the weights that is published; 0 publishes the last step's.
         clip: largest gradient norm; None does not clip.
         seed: of the head's first weights, order, augmentation and dropout.

@@ -57,11 +57,13 @@ class Training:
         masks: artifact of masks or pseudolabels.
         chosen: only its images are learned from; None: all that have masks.
         held_out: images with true masks, measured at the end and never learned from.
+        confidence: artifact of heatmaps with a background, whose shares weigh the pixels; None: no such weights.
     """
 
     masks: str
     chosen: Dataset | None = None
     held_out: Dataset | None = None
+    confidence: str | None = None
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,7 @@ def _train(
         [training.masks], list(LABEL_MAPS), allow_missing=runtime.allow_missing, notice=runtime.reporter.note
     )
     classes = source.header.classes
+    maps = _confidence(training, classes, runtime)
     for dataset in (training.chosen, training.held_out):
         if dataset is not None:
             source.require_classes(dataset.classes, str(dataset.location))
@@ -122,7 +125,7 @@ def _train(
         require_every_mask(training.held_out)
     classifier, origin = _backbone(network, classes, settings.seed)
     segmenter = create(classifier, classes, network.head, settings.seed)
-    header = _header(source, segmenter.config, origin, training, settings, runtime, device)
+    header = _header((source, maps), segmenter.config, origin, training, settings, runtime, device)
     path = runtime.path
     if group.first_does(lambda: is_finished(path, header, runtime)):
         return None
@@ -132,6 +135,7 @@ def _train(
         lambda record: photographs.of(record).image,
         len(classes),
         weighted=settings.weighting == "confidence",
+        heatmaps=maps,
     )
     checkpoint = group.first_does(lambda: open_checkpoint(path, header, runtime))
     history = train_segmenter(
@@ -154,6 +158,17 @@ def _train(
     state, config = segmenter.state_dict(), segmenter.config.to_json()
     group.first_does(lambda: publish_network(path, header, config, state, checkpoint, runtime))
     return trained
+
+
+def _confidence(training: Training, classes: tuple[str, ...], runtime: Runtime) -> RecordSource | None:
+    """The heatmaps that weigh the pixels, where there are any."""
+    if training.confidence is None:
+        return None
+    if training.confidence == training.masks == "-":
+        raise UsageError("MASKS and --confidence are both '-', standard input can be read once", "save one to a file")
+    maps = RecordSource([training.confidence], ["heatmaps"], allow_missing=True, notice=runtime.reporter.note)
+    maps.require_classes(classes, training.masks)
+    return maps
 
 
 def _backbone(network: NetworkOptions, classes: tuple[str, ...], seed: int) -> tuple[Classifier, Parent]:
@@ -208,7 +223,7 @@ def _wanted(source: RecordSource, training: Training, runtime: Runtime) -> Itera
 
 
 def _header(
-    source: RecordSource,
+    sources: tuple[RecordSource, RecordSource | None],
     config: SegmenterConfig,
     origin: Parent,
     training: Training,
@@ -219,12 +234,14 @@ def _header(
     network = {key: value for key, value in asdict(config).items() if key != "classes"}
     decided: dict[str, Any] = {"network": network, "training": asdict(settings), "limit": runtime.limit}
     chosen = () if training.chosen is None else (_images_of(training.chosen),)
+    source, maps = sources
+    weighing = () if maps is None else (maps.parent,)
     return Header(
         "segmenter",
         config.classes,
         "train-seg",
         decided,
-        parents=(source.parent, origin, *chosen),
+        parents=(source.parent, origin, *chosen, *weighing),
         argv=runtime.argv,
         provenance=provenance(device) | inherited(source.header),
         root=source.header.root,

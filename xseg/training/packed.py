@@ -29,6 +29,10 @@ class PackedRecords:
     def __len__(self) -> int:
         return len(self.records)
 
+    def add(self, index: int, **arrays: np.ndarray) -> None:
+        """Keep more arrays of the record at `index`."""
+        self._packed[index] |= {name: _pack(array) for name, array in arrays.items()}
+
     def arrays(self, index: int) -> dict[str, np.ndarray]:
         """The arrays of the record at `index`, read-only."""
         return {name: _unpack(*packed) for name, packed in self._packed[index].items()}

@@ -32,6 +32,8 @@ def _threshold(run: Run) -> str:
     if run["background_threshold"] is None:
         return "argmax"
     source = f"tuned on {run['tuned_on']}" if run["tuned_on"] else "fixed"
+    if run.get("foreground_share"):
+        source = f"of a share of {run['foreground_share']:g}"
     return f"{run['background_threshold']:g} {source}"
 
 
