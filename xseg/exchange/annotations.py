@@ -87,7 +87,7 @@ class Annotations:
             raise InputMissing(f"{image_id} is not in {self._name}", "add it, or take the image out of the list")
         listed = self._listed.get(image_id, _Listed())
         if listed.sides != (None, None) and listed.sides != size:
-            raise self._size(listed.sides, size, f"{image_id}")
+            raise self._size(listed.sides, size, self._name)
         unknown = unknown_id(len(self._classes))
         layers = []
         for one in listed.annotations:
