@@ -226,3 +226,21 @@ def test_images_without_results_are_counted_and_the_run_is_the_files(data, tmp_p
         assert notes[0] == "2 of 3 images have no annotation: all background"
         runs.append(header.run)
     assert runs[0] == runs[1] != runs[2]
+
+
+def test_photographs_without_classes_get_those_of_the_file(data, tmp_path):
+    photographs = open_dataset(data.root / "JPEGImages")
+    assert photographs.classes == ()
+    found = whole(names=("background", "dog", "cat"), paths=[item.path for item in photographs.items])
+    found["categories"].reverse()
+    found["annotations"] = [{"image_id": 1, "category_id": 30, "segmentation": SQUARE}]
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    status, header, records, _, _ = taken(tmp_path / "found.json", photographs, tmp_path / "out.h5")
+    assert (status, header.classes) == (Status.OK, ("dog", "cat"))
+    assert np.unique(records[0].arrays["masks"]).tolist() == [0, 2]
+    assert records[0].labels.tolist() == [255, 255]
+
+
+def test_a_file_that_is_not_there_is_told(data, tmp_path):
+    with pytest.raises(InputMissing, match=r"nowhere.json: not there; check the path"):
+        taken(tmp_path / "nowhere.json", data, tmp_path / "out.h5")

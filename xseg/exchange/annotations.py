@@ -1,7 +1,7 @@
 """Masks of a COCO file: which annotations belong to which image of a data set, and what they paint."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,16 +34,19 @@ class Annotations:
         name: what to call it in messages.
         dataset: the images and classes that are wanted; annotations of other images are passed over.
 
+    Attributes:
+        classes: names of the data set's classes; where it has none, of the categories in order of their ids.
+
     Raises:
         BadInput: not such a file, a category that is no class of the data set, or a name that several images bear.
         InputMissing: no image of the data set is in it.
     """
 
     def __init__(self, data: bytes, name: str, dataset: Dataset) -> None:
-        self._name, self._classes = name, dataset.classes
         images, annotations, categories = _tables(data, name)
         wanted = Wanted(dataset, name)
-        self._numbers = _numbers(categories, dataset.classes)
+        self._name, self.classes = name, dataset.classes or _names(categories or ())
+        self._numbers = _numbers(categories, self.classes)
         self._complete = images is not None
         self._listed: dict[str, _Listed] = {}
         places: dict[object, str | None] = {}
@@ -88,7 +91,7 @@ class Annotations:
         listed = self._listed.get(image_id, _Listed())
         if listed.sides != (None, None) and listed.sides != size:
             raise self._size(listed.sides, size, self._name)
-        unknown = unknown_id(len(self._classes))
+        unknown = unknown_id(len(self.classes))
         layers = []
         for one in listed.annotations:
             runs = self._runs(one, size)
@@ -111,7 +114,7 @@ class Annotations:
         told = ", ".join(names.get(one, f"number {one}") for one in strange[:5]) + ", ..." * (len(strange) > 5)
         hint = "take their annotations out, or add the names to classes.txt"
         if categories is None:
-            hint = f"without categories, numbers count the classes of the data set, 1 to {len(self._classes)}"
+            hint = f"without categories, numbers count the classes of the data set, 1 to {len(self.classes)}"
         raise BadInput(f"{self._name}: {told}: no such class in {location}", hint)
 
     def _runs(self, one: dict[str, Any], size: tuple[int, int]) -> Runs:
@@ -160,6 +163,11 @@ def _rows(found: object, needed: dict[str, tuple[type, ...]], where: str) -> lis
         if wrong:
             raise BadInput(f"{where}: number {place} has no {wrong[0]} that can be read", "write it as COCO does")
     return found
+
+
+def _names(categories: Iterable[dict[str, Any]]) -> tuple[str, ...]:
+    ordered = sorted(categories, key=lambda one: one["id"])
+    return tuple(dict.fromkeys(one["name"] for one in ordered if one["name"] != BACKGROUND))
 
 
 def _numbers(categories: list[dict[str, Any]] | None, classes: Sequence[str]) -> dict[int, int]:

@@ -66,12 +66,15 @@ def import_files(source: str, dataset: Dataset, options: ImportOptions, runtime:
     location = Path(source)
     single = location.name if location.suffix.lower() == JSON else None
     storage = open_storage(location.parent if single else location)
+    if single and not storage.exists(single):
+        raise InputMissing(f"{source}: not there", "check the path")
     kind = JSON if single else _kind(source, storage, dataset)
     if kind != MAPS and options != ImportOptions():
         raise UsageError(f"{source} holds masks, which have none of the options of heatmaps", "leave them out")
     files: _Masks | _Maps | _Annotated
     if kind == JSON:
         files = _Annotated(storage, single or ANNOTATIONS, dataset)
+        dataset = replace(dataset, classes=files.found.classes)
         if bare := files.found.bare([item.id for item in dataset.items]):
             runtime.reporter.note(f"{bare} of {len(dataset)} images have no annotation: all background")
     else:
