@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN = $(VENV)/bin
 export OMP_WAIT_POLICY = PASSIVE
 
-.PHONY: demo test lint format reliability bench docs clean
+.PHONY: demo test lint audit format reliability bench docs clean
 
 # Packages are installed once; a changed dependency list installs again.
 $(VENV)/ready: pyproject.toml constraints.txt
@@ -28,6 +28,11 @@ lint: $(VENV)/ready
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy xseg
+
+# Dependencies: declared, pinned, licensed, and without known vulnerabilities as far as the public database can be asked.
+audit: $(VENV)/ready
+	$(BIN)/python -m pytest -q tests/test_dependencies.py
+	$(BIN)/python .ci/audit
 
 format: $(VENV)/ready
 	$(BIN)/ruff check --fix .

@@ -1,14 +1,20 @@
 """What Tab offers: in a real bash, and by the protocols of zsh and fish."""
 
+import dataclasses
 import os
+import pty
+import select
 import shlex
 import subprocess
 import sys
+import time
+from typing import get_args, get_type_hints
 
 import pytest
 
 from tests.cli.launch import ROOT
 from xseg.cli.completion import method_names
+from xseg.cli.settings import method_parameters, model_parameters
 from xseg.datasets.synthetic import write_synthetic
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
@@ -87,3 +93,82 @@ def test_zsh_and_fish_are_offered_the_same(program, data, shell, extra):
     found = output([program], _XSEG_COMPLETE=f"complete_{shell}", _TYPER_COMPLETE_ARGS=line, **extra)
     assert "val" in found
     assert "train" not in found
+
+
+def choices(kind):
+    return ("true", "false") if kind is bool else tuple(one for one in get_args(kind) if isinstance(one, str))
+
+
+def test_parameters_read_from_the_sources_are_those_of_the_methods():
+    from xseg.heatmaps import methods
+
+    for name, method in methods:
+        kinds = get_type_hints(method)
+        expected = [(field.name, choices(kinds[field.name])) for field in dataclasses.fields(method) if field.init]
+        assert list(method_parameters(name).items()) == expected
+    assert method_parameters("somebody's own") == {}
+
+
+def test_parameters_read_from_the_sources_are_those_of_the_models():
+    from xseg.classifier.own import OWN_KINDS
+    from xseg.classifier.sources import _OPTIONS
+
+    for name, kind in OWN_KINDS.items():
+        kinds = get_type_hints(kind.shape)
+        fields = {field.name: choices(kinds[field.name]) for field in dataclasses.fields(kind.shape)}
+        assert model_parameters(name) == {"preset": tuple(kind.shape.presets), **fields}
+    assert set(model_parameters("timm:resnet18")) == set(model_parameters("resnet18")) == _OPTIONS["timm"]
+    assert set(model_parameters("torchvision:resnet18")) == _OPTIONS["torchvision"]
+    assert model_parameters("package.module:factory") == {}
+
+
+def test_bash_completes_parameters_and_their_choices(bash):
+    assert bash("explain", "--set", "") == ["relu=", "sqrt="]  # of cam, the default
+    assert bash("explain", "--method", "lrp", "--set", "b") == ["batch_norm=", "bias=", "bounds="]
+    assert bash("explain", "--method", "lrp", "--set", "bat") == ["batch_norm=folded", "batch_norm=identity"]
+    assert bash("explain", "--method", "rise", "--set", "mas") == ["masks="]
+    assert bash("train-guided", "--set", "conv=z-") == ["conv=z-box", "conv=z-plus"]  # of lrp, the default
+    assert bash("train-guided", "--model", "unet", "--model-set", "pas") == ["passing=false", "passing=true"]
+    assert bash("train-cls", "data", "--model", "hybrid-vit", "--set", "preset=") == [
+        "preset=paper-003",
+        "preset=small",
+    ]
+    assert bash("train-seg", "m.h5", "--model", "timm:resnet18", "--set", "drop_r") == ["drop_rate="]
+    assert bash("train-cls", "data", "--set", "x") == []
+
+
+def test_bash_is_offered_what_follows_where_it_has_broken_the_word(bash):
+    assert bash("explain", "--set", "relu", "=") == ["false", "true"]
+    assert bash("explain", "--set", "relu", "=", "t") == ["true"]
+    assert bash("explain", "--set", "relu", "=", "true", "--set", "sq") == ["sqrt=false", "sqrt=true"]
+    assert bash("explain", "--method", "=", "rap", "--set", "start", "=", "l") == ["logit"]
+    assert bash("explain", "--method", "=", "hires") == ["hires-cam"]
+
+
+def test_tab_completes_a_parameter_in_an_interactive_bash(program, tmp_path):
+    (tmp_path / "rc").write_text(
+        output([program, "--show-completion", "bash"], _TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION="1")
+        + f"\nPATH={shlex.quote(str(program.parent))}:$PATH\nPS1=ready:\nbind 'set bell-style none'\n"
+    )
+    ours, theirs = pty.openpty()
+    started = ["bash", "--noprofile", "--rcfile", "rc", "-i"]
+    told = {"cwd": tmp_path, "env": ENVIRONMENT | {"TERM": "dumb"}, "start_new_session": True}
+    with subprocess.Popen(started, stdin=theirs, stdout=theirs, stderr=theirs, **told) as shell:
+        os.close(theirs)
+        try:
+            shown(ours, "ready:")
+            os.write(ours, b"xseg explain --method smooth-grad --set va\t")
+            assert shown(ours, "variant=").endswith("--set variant=")
+            os.write(ours, b"off\t")
+            assert shown(ours, "official") == "official"
+        finally:
+            shell.kill()
+            os.close(ours)
+
+
+def shown(handle, expected):
+    text, end = "", time.monotonic() + 60
+    while expected not in text and time.monotonic() < end:
+        if select.select([handle], [], [], 1)[0]:
+            text += os.read(handle, 4096).decode()
+    return text.rstrip()

@@ -6,10 +6,11 @@ import pytest
 from PIL import Image
 
 from tests.cli.read import records
-from tests.exchange.test_coco import filled, unpacked
+from tests.exchange.test_run_lengths import plainly_unpacked
 from xseg.artifacts.decode import Part
 from xseg.artifacts.encode import encode
 from xseg.artifacts.header import WorkList
+from xseg.exchange.run_lengths import filled
 
 
 def exported(directory):
@@ -139,7 +140,7 @@ def test_coco_has_the_pixels_of_every_mask(chain, run, tmp_path):
     painted = {image["id"]: np.zeros((image["height"], image["width"]), int) for image in found["images"]}
     for one in found["annotations"]:
         shape = tuple(one["segmentation"]["size"])
-        painted[one["image_id"]][filled(unpacked(one["segmentation"]["counts"]), shape)] = one["category_id"]
+        painted[one["image_id"]][filled(plainly_unpacked(one["segmentation"]["counts"]), shape)] = one["category_id"]
     for record, mask in zip(stored, painted.values(), strict=True):
         np.testing.assert_array_equal(mask, np.where(record.arrays["masks"] == 255, 0, record.arrays["masks"]))
 

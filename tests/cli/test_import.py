@@ -34,3 +34,13 @@ def test_an_evil_pickle_fails_its_image_and_runs_nothing(chain, run, tmp_path):
     (tmp_path / f"psa/{first}.npy").write_bytes(b"\x93NUMPY\x01\x00v\x00" + b"x" * 118)
     ended = run("import", tmp_path / "psa", chain.data, "--limit", 1, "-o", tmp_path / "out.h5", status=3)
     assert f"failed: {first}: {first}.npy: cannot be read" in ended.stderr
+
+
+def test_masks_exported_for_coco_come_back_as_they_were(chain, run, tmp_path):
+    run("export", chain.masks, "--format", "coco", "-o", tmp_path / "coco")
+    for number, source in enumerate((tmp_path / "coco", tmp_path / "coco/annotations.json")):
+        out = tmp_path / f"{number}.h5"
+        assert run("import", source, chain.data, "-o", out).lines == [str(out)]
+        for ours, theirs in zip(records(out), records(chain.masks), strict=True):
+            assert ours.id == theirs.id
+            assert np.array_equal(ours.arrays["masks"], theirs.arrays["masks"])

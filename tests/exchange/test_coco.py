@@ -1,49 +1,9 @@
 import numpy as np
 import pytest
 
-from xseg.exchange.coco import annotation, packed, run_lengths
+from xseg.exchange.coco import annotation
 
 MASK = np.array([[0, 1, 1], [0, 1, 0]], bool)
-
-
-def unpacked(text):
-    """COCO's `rleFrString`, read from its description: groups of five bits, signed, differences from the third on."""
-    lengths, place = [], 0
-    while place < len(text):
-        value, shift = 0, 0
-        while True:
-            bits = ord(text[place]) - 48
-            value |= (bits & 31) << shift
-            shift, place = shift + 5, place + 1
-            if not bits & 32:
-                break
-        if bits & 16:
-            value -= 1 << shift
-        lengths.append(value + (lengths[-2] if len(lengths) > 2 else 0))
-    return lengths
-
-
-def filled(lengths, shape):
-    values = np.repeat(np.arange(len(lengths)) % 2, lengths)
-    return values.reshape(shape, order="F").astype(bool)
-
-
-def test_runs_go_down_the_columns_and_begin_with_zeros():
-    assert run_lengths(MASK) == [2, 3, 1]
-    assert run_lengths(~MASK) == [0, 2, 3, 1]
-    assert run_lengths(np.ones((2, 2), bool)) == [0, 4]
-    assert run_lengths(np.zeros((2, 2), bool)) == [4]
-
-
-@pytest.mark.parametrize("share", [0.001, 0.5, 0.97])
-@pytest.mark.parametrize("seed", range(5))
-def test_what_is_packed_is_the_mask(seed, share):
-    random = np.random.default_rng(seed)
-    shape = tuple(random.integers(1, 200, 2))
-    mask = random.random(shape) < share
-    lengths = unpacked(packed(run_lengths(mask)))
-    assert lengths == run_lengths(mask)
-    assert np.array_equal(filled(lengths, shape), mask)
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # its own, with NumPy 2

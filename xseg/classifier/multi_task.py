@@ -17,6 +17,7 @@ from xseg.classifier.unet import PLAIN, Decoder, TimmEncoder, UNetShape, refuse_
 from xseg.errors import UsageError
 
 SEGMENT = "segment"  # module path of what makes the maps
+PRESETS: dict[str, dict[str, Scalar]] = {"small": {}}
 PART = "encoder.net"  # module path of the classifier, which has timm's keys
 
 
@@ -25,7 +26,7 @@ class MultiTaskShape(UNetShape):
     """What decides the layers: see `UNetShape`; the encoder is a network of timm."""
 
     kind: ClassVar[str] = "multi-task-unet"
-    presets: ClassVar[Mapping[str, Mapping[str, Scalar]]] = {"small": {}}
+    presets: ClassVar[Mapping[str, Mapping[str, Scalar]]] = PRESETS
 
     def __post_init__(self) -> None:
         super().__post_init__()

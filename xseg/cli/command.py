@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from xseg.cli.completion import whole_words
 from xseg.cli.console import ConsoleReporter, tell_error
 from xseg.cli.options import SHARED, TALK
 from xseg.cli.stdout import Stdout, stdout_aside
@@ -235,7 +236,8 @@ def main() -> None:
     _open_what_is_closed()
     with stop_flag():
         try:
-            app()
+            with whole_words():
+                app()
         except SystemExit as error:
             status = error.code if isinstance(error.code, int) else Status.OK if error.code is None else Status.BUG
         past_stopping()

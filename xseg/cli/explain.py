@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.completion import method_names, target_names
+from xseg.cli.completion import method_names, method_settings, target_names
 from xseg.cli.data import DatasetIn, FormatOpt, SplitOpt
 from xseg.cli.options import PER_IMAGE, numbers
 from xseg.errors import Status, require_one_of
@@ -20,7 +20,8 @@ def explain(
         str, typer.Option(help="Explanation method; list them with: xseg methods.", autocompletion=method_names)
     ] = "cam",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="A parameter of the method.", autocompletion=method_settings),
     ] = None,
     targets: Annotated[
         str | None,

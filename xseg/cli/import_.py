@@ -15,7 +15,10 @@ _READING = tuple(name for name in PER_IMAGE if name not in {"amp", "seed", "devi
 @command("import", *_READING, "max_failures")
 def import_(
     context: Context,
-    files: Annotated[str, typer.Argument(metavar="FILES", help="A directory, .tar or .zip: a file for each image.")],
+    files: Annotated[
+        str,
+        typer.Argument(metavar="FILES", help="A directory, .tar or .zip: a file for each image. Or one .json of COCO."),
+    ],
     dataset: DatasetIn,
     background: Annotated[
         bool, typer.Option("--background", help="Number 0 is the background, as in psa's CRF scores.")
@@ -26,11 +29,14 @@ def import_(
     split: SplitOpt = None,
     format_: FormatOpt = None,
 ) -> Status:
-    """Take in what other programs wrote: PNG masks, or .npy heatmaps of psa and irn, named by the images' ids.
+    """Take in what others wrote: PNG masks or .npy heatmaps of psa and irn, named by the images' ids; COCO annotations.
 
-    Pickles inside of .npy files are not run: only arrays are read from them.
+    Pickles inside of .npy files are not run: only arrays are read from them. COCO's run lengths and polygons become
+    masks: where annotations overlap, the smaller is seen, and crowds are unknown.
 
     Example: xseg import psa/out_cam VOC2012 --split train -o cam.h5
+
+    Example: xseg import annotations.json VOC2012 --split train -o masks.h5
     """
     from xseg.cli.data import dataset_of, report
     from xseg.exchange.import_step import ImportOptions, import_files

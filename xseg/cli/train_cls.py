@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from xseg.cli.command import Context, command
+from xseg.cli.completion import model_settings
 from xseg.cli.data import DatasetIn, FormatOpt, TrainSplitOpt
 from xseg.cli.options import TRAINING
 from xseg.errors import UsageError, require_one_of
@@ -48,7 +49,10 @@ def train_cls(
     objective: Annotated[
         str, typer.Option(help="labels, or without them rotation: by how many quarters an image is turned.")
     ] = "labels",
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the model.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Argument of the model.", autocompletion=model_settings),
+    ] = None,
     preset: Annotated[str, typer.Option(help="What the options below default to: fine-tune, psa or paper-003.")] = (
         "fine-tune"
     ),

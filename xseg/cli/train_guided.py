@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from xseg.cli.command import Context, command
-from xseg.cli.completion import method_names
+from xseg.cli.completion import method_names, method_settings, model_settings
 from xseg.cli.data import DatasetIn, FormatOpt, TrainSplitOpt
 from xseg.cli.options import TRAINING
 from xseg.errors import UsageError, require_one_of
@@ -33,14 +33,19 @@ def train_guided(
     ] = None,
     model_set: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY=VALUE", help="Argument of the model, or of the decoder that segmentation-head adds."),
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Argument of the model, or of the decoder that segmentation-head adds.",
+            autocompletion=model_settings,
+        ),
     ] = None,
     output_stride: Annotated[int | None, typer.Option(min=1, help="Of the model.")] = None,
     heatmap: Annotated[
         str, typer.Option(help="A differentiable explanation method, see: xseg methods.", autocompletion=method_names)
     ] = "lrp",
     set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Parameter of that method.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Parameter of that method.", autocompletion=method_settings),
     ] = None,
     layer: Annotated[str | None, typer.Option(help="Module path of the layer that heatmaps look at.")] = None,
     loss: Annotated[

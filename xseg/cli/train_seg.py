@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from xseg.cli.command import Context, command
+from xseg.cli.completion import model_settings
 from xseg.cli.data import FormatOpt, TrainSplitOpt
 from xseg.cli.options import TRAINING, numbers
 from xseg.errors import UsageError, require_one_of
@@ -31,7 +32,10 @@ def train_seg(
         str | None,
         typer.Option(help="Backbone: timm:NAME, torchvision:NAME, hybrid-vit, package.module:factory."),
     ] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Argument of the model.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Argument of the model.", autocompletion=model_settings),
+    ] = None,
     output_stride: Annotated[int | None, typer.Option(min=1, help="Pixels per position of its last features.")] = None,
     layer: Annotated[str | None, typer.Option(help="Module path of the features to read; default: the last.")] = None,
     head: Annotated[

@@ -1,1 +1,1 @@
-"""Files other programs read and write: palette PNGs in and out."""
+"""Files other programs read and write: PNG, NumPy, COCO and ONNX; in and out."""

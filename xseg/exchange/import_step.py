@@ -1,7 +1,8 @@
-"""The step `import`: masks and heatmaps that other programs wrote, one file an image, as an artifact."""
+"""The step `import`: masks and heatmaps that other programs wrote, one file an image or one for all, as an artifact."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from xseg.datasets.index import Dataset
 from xseg.datasets.source import digest
 from xseg.datasets.storage import Storage, open_storage
 from xseg.errors import BadInput, InputMissing, Status, UsageError
+from xseg.exchange.annotations import Annotations
 from xseg.exchange.npy import read_npy
 from xseg.heatmaps.quantise import joint_scale, quantise, stored_dtype
 from xseg.heatmaps.step import Labels
@@ -21,6 +23,7 @@ from xseg.runs.provenance import provenance
 from xseg.runs.runtime import Runtime
 
 MASKS, MAPS = ".png", ".npy"
+JSON, ANNOTATIONS = ".json", "annotations.json"
 _IRN = ("high_res", "cam")
 
 
@@ -43,10 +46,11 @@ class ImportOptions:
 
 
 def import_files(source: str, dataset: Dataset, options: ImportOptions, runtime: Runtime) -> Status:
-    """Make masks of PNG files, or heatmaps of `.npy` files.
+    """Make masks of PNG files or of a COCO file, or heatmaps of `.npy` files.
 
     Args:
-        source: directory or archive with a file for each image of the data set, named by its id.
+        source: directory or archive with a file for each image of the data set, named by its id, or with
+            annotations.json; or such a file by itself.
         dataset: the images, and the classes in the order of the files' numbers.
         options: how files are read.
         runtime: shared options.
@@ -56,39 +60,51 @@ def import_files(source: str, dataset: Dataset, options: ImportOptions, runtime:
 
     Raises:
         InputMissing: no file there bears an image's id.
-        BadInput: PNG and `.npy` files for these images.
+        BadInput: files of two kinds for these images, or a COCO file that cannot be read as a whole.
         UsageError: an option that masks do not have.
     """
-    storage = open_storage(source)
-    suffix = _suffix(source, storage, dataset)
-    if suffix == MASKS and options != ImportOptions():
+    location = Path(source)
+    single = location.name if location.suffix.lower() == JSON else None
+    storage = open_storage(location.parent if single else location)
+    if single and not storage.exists(single):
+        raise InputMissing(f"{source}: not there", "check the path")
+    kind = JSON if single else _kind(source, storage, dataset)
+    if kind != MAPS and options != ImportOptions():
         raise UsageError(f"{source} holds masks, which have none of the options of heatmaps", "leave them out")
-    header = _header(storage, suffix, dataset, options, runtime)
+    files: _Masks | _Maps | _Annotated
+    if kind == JSON:
+        files = _Annotated(storage, single or ANNOTATIONS, dataset)
+        dataset = replace(dataset, classes=files.found.classes)
+        if bare := files.found.bare([item.id for item in dataset.items]):
+            runtime.reporter.note(f"{bare} of {len(dataset)} images have no annotation: all background")
+    else:
+        files = _Masks(storage, dataset) if kind == MASKS else _Maps(storage, dataset, options)
+    header = _header(files, dataset, options, runtime)
     jobs, read = jobs_of(dataset, runtime.shard), reader(dataset, Labels(dataset, dataset.classes).of)
-    files = _Masks(storage, dataset) if suffix == MASKS else _Maps(storage, dataset, options)
 
     def load(job: ImageJob) -> Record:
-        return files.record(read(job), job.id + suffix)
+        return files.record(read(job))
 
     return execute(runtime, header, jobs, load, list, total=len(jobs))
 
 
-def _suffix(source: str, storage: Storage, dataset: Dataset) -> str:
+def _kind(source: str, storage: Storage, dataset: Dataset) -> str:
     found = [end for end in (MASKS, MAPS) if any(storage.exists(item.id + end) for item in dataset.items)]
+    found += [JSON] * storage.exists(ANNOTATIONS)
     if not found:
         raise InputMissing(
             f"{source}: no file of an image of {dataset.location} is there, as {dataset.items[0].id}{MAPS}",
-            f"files bear the images' ids and end in {MASKS} or {MAPS}",
+            f"files bear the images' ids and end in {MASKS} or {MAPS}; COCO's is called {ANNOTATIONS}",
         )
     if len(found) > 1:
-        raise BadInput(f"{source}: has both {MASKS} and {MAPS} files of these images", "import one kind at a time")
+        raise BadInput(
+            f"{source}: has both {found[0]} and {found[1]} files of these images", "import one kind at a time"
+        )
     return found[0]
 
 
-def _header(storage: Storage, suffix: str, dataset: Dataset, options: ImportOptions, runtime: Runtime) -> Header:
-    heatmaps = suffix == MAPS
-    names = [name for item in dataset.items if storage.exists(name := item.id + suffix)]
-    contents = (f"{name}\t{digest(storage.read(name))}" for name in names)
+def _header(files: "_Masks | _Maps | _Annotated", dataset: Dataset, options: ImportOptions, runtime: Runtime) -> Header:
+    heatmaps = isinstance(files, _Maps)
     decided: dict[str, Any] = {**asdict(options), "dtype": stored_dtype(options.dtype, options.signed)}
     map_size = "model" if options.array == "cam" else "image"
     extra = {"signed": options.signed, "class_specific": True, "map_size": map_size}
@@ -97,7 +113,7 @@ def _header(storage: Storage, suffix: str, dataset: Dataset, options: ImportOpti
         dataset.classes,
         "import",
         decided if heatmaps else {},
-        parents=(Parent("files", sha256(*contents)),),
+        parents=(Parent("files", files.digest),),
         argv=runtime.argv,
         extra=extra if heatmaps else {},
         provenance=provenance(None, dataset),
@@ -107,14 +123,34 @@ def _header(storage: Storage, suffix: str, dataset: Dataset, options: ImportOpti
     )
 
 
+def _digest(storage: Storage, dataset: Dataset, suffix: str) -> str:
+    """Identity of the files of these images, one each; those that are absent are told when their image's turn comes."""
+    names = [name for item in dataset.items if storage.exists(name := item.id + suffix)]
+    return sha256(*(f"{name}\t{digest(storage.read(name))}" for name in names))
+
+
+class _Annotated:
+    """One COCO file of annotations."""
+
+    def __init__(self, storage: Storage, name: str, dataset: Dataset) -> None:
+        data = storage.read(name)
+        self.found, self.digest = Annotations(data, name, dataset), digest(data)
+
+    def record(self, given: Given) -> Record:
+        """The record of an image."""
+        height, width = given.image.shape[:2]
+        return given.record({"masks": self.found.label_map(given.job.id, (height, width))})
+
+
 class _Masks:
     """PNG files of class ids, 255 unknown."""
 
     def __init__(self, storage: Storage, dataset: Dataset) -> None:
-        self._files = replace(dataset, storage=storage)
+        self._files, self.digest = replace(dataset, storage=storage), _digest(storage, dataset, MASKS)
 
-    def record(self, given: Given, name: str) -> Record:
+    def record(self, given: Given) -> Record:
         """The record of an image."""
+        name = given.job.id + MASKS
         if not self._files.storage.exists(name):
             raise InputMissing(f"{name} is not there", "make it, or take the image out of the list")
         height, width = given.image.shape[:2]
@@ -127,9 +163,11 @@ class _Maps:
 
     def __init__(self, storage: Storage, dataset: Dataset, options: ImportOptions) -> None:
         self._storage, self._classes, self._options = storage, len(dataset.classes), options
+        self.digest = _digest(storage, dataset, MAPS)
 
-    def record(self, given: Given, name: str) -> Record:
+    def record(self, given: Given) -> Record:
         """The record of an image."""
+        name = given.job.id + MAPS
         if not self._storage.exists(name):
             raise InputMissing(f"{name} is not there", "make it, or take the image out of the list")
         numbers, maps = self._numbered(read_npy(self._storage.read(name), name), name)
