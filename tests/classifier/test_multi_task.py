@@ -85,6 +85,16 @@ def test_a_loss_on_maps_reaches_decoder_and_encoder_but_not_the_classifying_head
     assert not any(name.startswith(classifier.config.head) for name in moved)
 
 
+@pytest.mark.parametrize("training", [True, False])
+def test_in_a_loss_maps_are_those_of_the_networks_own_mode(training):
+    classifier = with_decoder(trained(), {**SHAPE, "drop_rate": 0.5}, 0).train(training)
+    query = Query(images_of(64, 64), torch.tensor([0, 1]), torch.tensor([1, 1]), ("a", "b"), create_graph=True)
+    before = classifier.net.decoder.levels[0][1].running_mean.clone()
+    first, second = (methods.create("segmentation-head", [])(classifier, query) for _ in range(2))
+    assert torch.equal(first, second) is not training
+    assert torch.equal(before, classifier.net.decoder.levels[0][1].running_mean) is not training
+
+
 def test_maps_of_the_encoder_are_those_of_the_classifier_it_was():
     before = trained()
     after = with_decoder(before, SHAPE, 0).eval()

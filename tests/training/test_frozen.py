@@ -50,6 +50,16 @@ def test_a_frozen_scale_and_shift_do_not_learn():
     assert not any(key.startswith(("0.1.", "1.1.")) for key in changed(net, before))
 
 
+def test_norms_of_a_part_that_is_new_go_on_learning():
+    net = tiny(3)
+    before = state(net)
+    with frozen(net, batch_norm=True, affine=True, fresh=["1"]):
+        train_a_little(net)
+    found = changed(net, before)
+    assert {"1.1.running_mean", "1.1.weight"} <= found
+    assert not any(key.startswith("0.1.") for key in found)
+
+
 def test_train_of_any_parent_leaves_frozen_modules_in_eval_mode():
     net = tiny(3)
     with frozen(net, ["1"], batch_norm=True) as still:

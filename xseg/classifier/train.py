@@ -264,4 +264,5 @@ def _checked_labels(dataset: Dataset, classifier: Classifier, loss: Loss) -> np.
 def _frozen(classifier: Classifier, settings: TrainSettings) -> AbstractContextManager[list[nn.Module]]:
     parts = settings.frozen
     paths = stage_modules(classifier, parts) if isinstance(parts, int) else parts
-    return frozen(classifier.net, paths, batch_norm=settings.freeze_bn, affine=settings.freeze_bn_affine)
+    norms = {"batch_norm": settings.freeze_bn, "affine": settings.freeze_bn_affine}
+    return frozen(classifier.net, paths, **norms, fresh=classifier.fresh)

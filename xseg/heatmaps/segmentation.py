@@ -1,5 +1,6 @@
 """What a network's own segmentation head says, as a heatmap."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -20,7 +21,8 @@ class SegmentationHead(Method):
     """The logits that a multi-task U-Net's decoder has for each pixel.
 
     No explanation of what the classifier says: the decoder learns from masks, by `train-guided`. It is what guided
-    heatmaps are compared with (Yu et al. 2024).
+    heatmaps are compared with (Yu et al. 2024). In training (`create_graph`) the network runs in the mode it is in, as
+    networks that segment are trained, and not in evaluation mode like the others.
     """
 
     signed: ClassVar[bool] = True
@@ -47,7 +49,7 @@ class SegmentationHead(Method):
             raise UsageError(f"--method segmentation-head: {problem}")
         graph = query.create_graph
         with (
-            evaluating(classifier, graph),
+            nullcontext() if graph else evaluating(classifier),
             torch.set_grad_enabled(graph),
             capture(classifier, [SEGMENT], graph) as features,
         ):

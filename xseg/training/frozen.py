@@ -11,7 +11,12 @@ from xseg.classifier.capture import module_at
 
 @contextmanager
 def frozen(
-    net: nn.Module, paths: Sequence[str] = (), *, batch_norm: bool = False, affine: bool = False
+    net: nn.Module,
+    paths: Sequence[str] = (),
+    *,
+    batch_norm: bool = False,
+    affine: bool = False,
+    fresh: Sequence[str] = (),
 ) -> Iterator[list[nn.Module]]:
     """Freeze parts of `net` while the block runs.
 
@@ -20,6 +25,7 @@ def frozen(
         paths: module paths; everything below each gets no gradient and stays in eval mode.
         batch_norm: keep every batch norm's running statistics (eval mode), as psa and irn do.
         affine: also keep the scale and shift of every batch norm.
+        fresh: module paths below which batch norms have learned nothing yet that could be kept.
 
     Yields:
         The modules that `net.train()` leaves in eval mode.
@@ -28,7 +34,8 @@ def frozen(
         UsageError: no module at a path; near misses are listed.
     """
     parts = [module for path in paths for module in module_at(net, path).modules()]
-    norms: list[nn.Module] = [module for module in net.modules() if isinstance(module, _BatchNorm)]
+    new = {module for path in fresh for module in module_at(net, path).modules()}
+    norms: list[nn.Module] = [m for m in net.modules() if isinstance(m, _BatchNorm) and m not in new]
     still = list(dict.fromkeys(parts + (norms if batch_norm else [])))
     fixed = [p for module in parts + (norms if affine else []) for p in module.parameters(recurse=False)]
     before = [(parameter, parameter.requires_grad) for parameter in fixed]
