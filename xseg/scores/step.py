@@ -136,8 +136,7 @@ def _score(
     for image in missing:
         score.add_missing(image)
     tuned_on = tuning.dataset.split if tuning else None
-    scores = run_of(score, opened.source, dataset, runtime, options.replicates, tuned_on)
-    return {**scores, "foreground_share": by_area}, failed
+    return run_of(score, opened.source, dataset, runtime, options.replicates, tuned_on, by_area), failed
 
 
 def run_of(
@@ -147,6 +146,7 @@ def run_of(
     runtime: Runtime,
     replicates: int = SegmentationOptions.replicates,
     tuned_on: str | None = None,
+    foreground_share: float | None = None,
 ) -> dict[str, Any]:
     """The scores of a run of `source` on `dataset` as a JSON-able object.
 
@@ -158,6 +158,7 @@ def run_of(
         split=dataset.split or "all",
         labels_given=bool(source.header.provenance.get("labels_given", False)),
         tuned_on=tuned_on,
+        foreground_share=foreground_share,
     )
 
 

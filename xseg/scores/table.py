@@ -13,7 +13,12 @@ from xseg.scores.result import SegmentationResult
 
 
 def segmentation_run(
-    result: SegmentationResult, *, split: str | None, labels_given: bool | None, tuned_on: str | None = None
+    result: SegmentationResult,
+    *,
+    split: str | None,
+    labels_given: bool | None,
+    tuned_on: str | None = None,
+    foreground_share: float | None = None,
 ) -> dict[str, Any]:
     """One run as a JSON-able object; what was not scored is None, never NaN.
 
@@ -22,6 +27,7 @@ def segmentation_run(
         split: name of the split scored; None for all images.
         labels_given: whether the predictions were limited to the classes truly in each image; None if unknown.
         tuned_on: the split whose masks chose `background_threshold`; None if it was fixed beforehand.
+        foreground_share: the prior share that chose it; None if none did.
     """
     best = result.best
     return {
@@ -36,6 +42,7 @@ def segmentation_run(
         "per_class_iou": dict(result.per_class_iou),
         "background_threshold": result.background_threshold,
         "tuned_on": tuned_on,
+        "foreground_share": foreground_share,
         "best": None
         if best is None
         else {
