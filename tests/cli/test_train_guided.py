@@ -88,6 +88,9 @@ def test_a_decoder_with_a_head_of_its_own_learns_from_the_same_masks(chain, run,
     run("evaluate", out, "--protocol", "classification", "--dataset", chain.data, "--split", "val")
     refused = run("train-guided", chain.data, chain.cls, *GUIDED, *shape, "-o", tmp_path / "no.h5", status=2)
     assert "knows its model" in refused.stderr
+    again = ("--heatmap", "segmentation-head", *shape, "-o", tmp_path / "no.h5")
+    refused = run("train-guided", chain.data, out, *GUIDED, *again, status=2)
+    assert "has a decoder already" in refused.stderr
 
 
 def test_a_new_network_is_guided_from_the_start(chain, run, tmp_path):

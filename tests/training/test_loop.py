@@ -278,6 +278,12 @@ def run_with_skips(task, skips, checkpoint=None, **options):
     )
 
 
+def test_a_batch_too_small_for_a_batch_norm_is_told():
+    with pytest.raises(UsageError, match=r"no statistics \(step 0\)") as told:
+        run(Regression(size=1))
+    assert "--batch-size" in told.value.hint
+
+
 def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted():
     task, before = Exploding(range(4, 7)), {}
 

@@ -194,6 +194,12 @@ class WalkOptions:
     shaping: Shaping = field(default_factory=Shaping)
     dtype: str | None = None
 
+    @property
+    def deciding(self) -> dict[str, object]:
+        """For the header; what was not asked for is left out."""
+        unused = () if self.foreground_share is not None else ("foreground_share",)
+        return {name: value for name, value in asdict(self).items() if name not in unused}
+
 
 def walk(inputs: Sequence[str], affinity: str, options: WalkOptions, runtime: Runtime) -> Status:
     """Spread every image's heatmaps; the result has the background as class 0 and one scale per image.
@@ -214,7 +220,7 @@ def walk(inputs: Sequence[str], affinity: str, options: WalkOptions, runtime: Ru
         "heatmaps",
         parent.classes,
         "random-walk",
-        {name: value for name, value in asdict(options).items() if name != "foreground_share" or value is not None},
+        options.deciding,
         parents=(source.parent, Parent("affinity", content)),
         argv=runtime.argv,
         extra={"signed": False, "class_specific": True, "map_size": "image"},

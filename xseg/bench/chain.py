@@ -47,7 +47,7 @@ def _workplace() -> Path:
 
 
 def _scores(images: int, pipe: bool) -> Tensor:
-    """Intersection over union of every class, not a number where a class is nowhere."""
+    """Intersection over union of every class; -1 where a class is nowhere."""
     at, limit = _workplace(), ("--limit", str(images))
     for left in ("cam.h5", "masks.h5"):  # a finished output of the same run would not be made again
         (at / left).unlink(missing_ok=True)

@@ -70,15 +70,16 @@ def with_decoder(classifier: Classifier, options: Mapping[str, Scalar], seed: in
         UsageError: another network, one that cannot be an encoder, or options that mean nothing.
     """
     config = classifier.config
-    source = parse_source(config.model)
-    if source.kind != "timm" or config.options or config.output_stride:
+    model, layer = probed(config.model)
+    source = parse_source(model)
+    if layer is not None or source.kind != "timm" or config.options or config.output_stride:
         raise UsageError(
             f"a decoder for {config.model}: needed a network of timm, without options and output stride",
             "make CLASSIFIER with: xseg train-cls --model timm:NAME",
         )
     shape = resolved_options(parse_source(MultiTaskShape.kind), {"encoder": source.name, **options})
-    head, layer = f"{PART}.{config.head}", f"{PART}.{config.layer}"
-    made = build(replace(config, model=MultiTaskShape.kind, options=shape, head=head, layer=layer), seed)
+    config = replace(config, head=f"{PART}.{config.head}", layer=f"{PART}.{config.layer}")
+    made = build(replace(config, model=MultiTaskShape.kind, options=shape), seed)
     made.net.get_submodule(PART).load_state_dict(classifier.net.state_dict())
     return made
 

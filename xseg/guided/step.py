@@ -146,6 +146,8 @@ def _network(
         given.lay_out(torch.contiguous_format)
         if settings.heatmap[0] == "segmentation-head" and given.config.model != MultiTaskShape.kind:
             given = with_decoder(given, inputs.decoder or {}, seed)
+        elif inputs.decoder:
+            raise UsageError("CLASSIFIER has a decoder already", "leave --model-set out")
         wanted = (needed or given.config.background) if background is None else background
         return prepared(given, wanted, inputs.layer, seed), Parent("classifier", content)
     model = inputs.model

@@ -278,7 +278,7 @@ class _Run:
             torch.manual_seed(key_seed(self.settings.seed, *key))
             on_device = {name: tensor.to(self.device, non_blocking=True) for name, tensor in part.items()}
             with autocast(self.device, self.amp):
-                loss, values = self.compute(on_device, step, total)
+                loss, values = self._computed(on_device, step, total)
             found = float(loss.detach())
             if not isfinite(self.group.sum(found)):
                 raise _diverged(f"the loss is {found}", step)
@@ -286,6 +286,18 @@ class _Run:
             for name, value in {"loss": found, **values}.items():
                 sums[name] = sums.get(name, 0.0) + float(value.detach() if isinstance(value, Tensor) else value)
         return {name: self.group.sum(value) for name, value in sums.items()}
+
+    def _computed(self, batch: Batch, step: int, total: Terms | None) -> tuple[Tensor, dict[str, float | Tensor]]:
+        try:
+            computed: tuple[Tensor, dict[str, float | Tensor]] = self.compute(batch, step, total)
+        except ValueError as error:
+            if not str(error).startswith("Expected more than 1 value per channel"):  # torch, of a batch norm
+                raise
+            raise UsageError(
+                f"a batch norm sees one value of a channel and has no statistics (step {step})",
+                "choose a larger --crop or --batch-size, or --freeze-bn",
+            ) from error
+        return computed
 
     def _total(self, parts: list[Batch]) -> Terms | None:
         """Terms of a batch that several parts or processes share; None if it is whole here."""
